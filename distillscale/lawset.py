@@ -1,0 +1,263 @@
+"""A law together with what is known about it: source, fitted range, residual error, draws. It fits and plans nothing.
+
+Planning consumes a `LawSet`; fitting and `published` produce one. On disk it is one JSON (or TOML) object:
+`format, name, form, coefficients{}, supervised{}?, paper, table, regime{}, caveats[], residual{}, draws{}?`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import InputError
+from .laws import DataConstrainedLaw, DistillationLaw, SupervisedLaw, TransferLaw
+
+__all__ = ["FORMAT", "Law", "LawSet", "Residual", "coefficients_of", "law_from"]
+
+FORMAT = "distillscale-law/1"
+Array = NDArray[np.float64]
+Law = SupervisedLaw | DistillationLaw | DataConstrainedLaw | TransferLaw
+
+_CLASS_OF_FORM: dict[str, type[Any]] = {
+    "chinchilla": SupervisedLaw,
+    "supervised": SupervisedLaw,
+    "distillation": DistillationLaw,
+    "data-constrained": DataConstrainedLaw,
+    "transfer": TransferLaw,
+}
+_NESTED = {"distillation": "supervised", "data-constrained": "base"}
+
+
+def coefficients_of(law: Law) -> dict[str, float]:
+    """The law's own coefficients by name, without those of a law nested in it."""
+    return {f.name: getattr(law, f.name) for f in fields(law) if f.name not in _NESTED.values()}
+
+
+def law_from(form: str, data: Mapping[str, Any], where: str) -> Law:
+    """A law of `form` from `{coefficients: {...}, supervised|base: {...}}`; missing or unknown names are refused."""
+    if form not in _CLASS_OF_FORM:
+        raise InputError(f"{where}: form {form!r} is not one of {', '.join(_CLASS_OF_FORM)}; correct `form`")
+    values = _numbers(_CLASS_OF_FORM[form], data.get("coefficients"), f"{where}: coefficients", form)
+    if nested := _NESTED.get(form):
+        values[nested] = SupervisedLaw(**_numbers(SupervisedLaw, data.get(nested), f"{where}: {nested}", form))
+    return _CLASS_OF_FORM[form](**values)
+
+
+def _numbers(cls: type[Any], given: object, where: str, form: str) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        raise InputError(f"{where} is missing; a {form} law needs this table of numbers")
+    given = cast("Mapping[str, Any]", given)
+    wanted = [f.name for f in fields(cls) if f.name not in _NESTED.values()]
+    required = [name for name in wanted if name != "gamma" or cls is not SupervisedLaw]
+    for name in given:
+        if name not in wanted and name != "d_eff":
+            near = get_close_matches(name, wanted, 1, 0.5)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise InputError(f"{where} has an unknown coefficient {name!r}; {hint}a {form} law has {', '.join(wanted)}")
+    if missing := [name for name in required if name not in given]:
+        raise InputError(f"{where} lacks {', '.join(missing)}; a {form} law has {', '.join(wanted)}")
+    for name in (n for n in wanted if n in given):
+        value = given[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise InputError(f"{where}.{name} must be a finite number; got {value!r}; correct the file")
+    return {name: float(given[name]) for name in wanted if name in given}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Residual:
+    """Standard deviation of log(measured loss / law) of single runs; None where it was never measured."""
+
+    supervised: float | None = None
+    distillation: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LawSet:
+    """A law and the evidence behind it.
+
+    `regime` maps a quantity (`params`, `tokens`, `tokens_per_param`, `student_params`, `student_tokens`,
+    `teacher_loss`, ...) to the range it was fitted in. `draws` is the same law with array coefficients of shape
+    (draws,): joint bootstrap draws, scattered around `centre` (the law itself unless the draws are borrowed).
+    """
+
+    name: str
+    form: str
+    law: Law
+    paper: str = ""
+    table: str = ""
+    regime: Mapping[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
+    caveats: tuple[str, ...] = ()
+    residual: Residual = field(default_factory=Residual)
+    draws: Law | None = None
+    centre: Law | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def distillation(self) -> DistillationLaw:
+        """The law as Eq 8, or an error that says what was given instead."""
+        if not isinstance(self.law, DistillationLaw):
+            raise InputError(
+                f"law {self.name!r} is a {self.form} law, which knows no teacher; a distillation law is needed: "
+                "use --law busbridge2025 or fit one with --law distillation"
+            )
+        return self.law
+
+    @property
+    def supervised(self) -> SupervisedLaw:
+        """The supervised law (Eq 1) in this set."""
+        if isinstance(self.law, DistillationLaw):
+            return self.law.supervised
+        if isinstance(self.law, SupervisedLaw):
+            return self.law
+        raise InputError(f"law {self.name!r} is a {self.form} law and predicts no supervised loss; use another --law")
+
+    @property
+    def draw_count(self) -> int:
+        """Number of joint draws, 0 where the set has none."""
+        return 0 if self.draws is None else int(np.size(next(iter(coefficients_of(self.draws).values()))))
+
+    def student_draws(self, N_S: ArrayLike, D_S: ArrayLike, L_T: ArrayLike) -> Array:
+        """Student loss under each draw, shape (draws, *broadcast): law · draw / centre, without residual error."""
+        centre = self.centre or self.law
+        assert isinstance(self.draws, DistillationLaw)
+        assert isinstance(centre, DistillationLaw)
+        axes = (..., *(None,) * np.broadcast(N_S, D_S, L_T).ndim)
+        ratio = self.draws.take(axes).loss(N_S, D_S, L_T) / centre.loss(N_S, D_S, L_T)
+        return self.distillation.loss(N_S, D_S, L_T) * ratio
+
+    def supervised_draws(self, N: ArrayLike, D: ArrayLike) -> Array:
+        """Supervised loss under each draw, shape (draws, *broadcast), without residual error."""
+        axes = (..., *(None,) * np.broadcast(N, D).ndim)
+        draws = self.draws.supervised if isinstance(self.draws, DistillationLaw) else self.draws
+        centre = self.centre or self.law
+        centre = centre.supervised if isinstance(centre, DistillationLaw) else centre
+        assert isinstance(draws, SupervisedLaw)
+        assert isinstance(centre, SupervisedLaw)
+        point = self.supervised.loss(N, D)
+        ratio = draws.take(axes).loss(N, D) / centre.loss(N, D)
+        return np.broadcast_to(point * ratio, (self.draw_count, *np.shape(point)))
+
+    def to_json(self) -> dict[str, Any]:
+        """The set as plain JSON values, readable by `from_mapping`."""
+        out: dict[str, Any] = {"format": FORMAT, "name": self.name, "form": self.form}
+        out |= {"coefficients": coefficients_of(self.law)}
+        if nested := _NESTED.get(self.form):
+            out[nested] = coefficients_of(getattr(self.law, nested))
+        out |= {"paper": self.paper, "table": self.table, "caveats": list(self.caveats)}
+        out["regime"] = {name: list(ends) for name, ends in self.regime.items()}
+        out["residual"] = {f.name: getattr(self.residual, f.name) for f in fields(Residual)}
+        if self.draws is not None:
+            out["draws"] = _draws_to_json(self.draws, self.form)
+        return out | {"provenance": dict(self.provenance)}
+
+    @classmethod
+    def from_mapping(cls, data: Mapping[str, Any], where: str) -> LawSet:
+        """Read what `to_json` wrote, or a published TOML; every mistake is one line that begins with `where`."""
+        known = {"format", "name", "form", "coefficients", "supervised", "base", "paper", "table", "regime"}
+        known |= {"caveats", "residual", "draws", "provenance"}
+        if unknown := sorted(set(data) - known):
+            near = get_close_matches(unknown[0], sorted(known), 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"{where}: unknown key {unknown[0]!r} in a law file{hint}")
+        form = data.get("form")
+        if data.get("format", FORMAT) != FORMAT or not isinstance(form, str):
+            raise InputError(f"{where}: not a law file of this tool (format {FORMAT!r}, a `form`, `coefficients`)")
+        law = law_from(form, data, where)
+        residual = {k: v for k, v in _table(data, "residual", where).items() if v is not None}
+        for name, value in residual.items():
+            if name not in ("supervised", "distillation") or not isinstance(value, int | float) or not value >= 0:
+                raise InputError(
+                    f"{where}: residual.{name} = {value!r}; residual holds supervised and distillation ≥ 0"
+                )
+        caveats = data.get("caveats", [])
+        if not isinstance(caveats, Sequence) or isinstance(caveats, str):
+            raise InputError(f"{where}: caveats must be a list of sentences; got {caveats!r}")
+        return cls(
+            name=str(data.get("name", where)),
+            form=form,
+            law=law,
+            paper=str(data.get("paper", "")),
+            table=str(data.get("table", "")),
+            regime={name: _range(name, ends, where) for name, ends in _table(data, "regime", where).items()},
+            caveats=tuple(str(c) for c in cast("Sequence[object]", caveats)),
+            residual=Residual(**residual),
+            draws=_draws_from(form, law, data["draws"], where) if data.get("draws") else None,
+            provenance=_table(data, "provenance", where),
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> LawSet:
+        """Read a law file (JSON)."""
+        try:
+            data: Any = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"law file {str(path)!r} cannot be read: {error.strerror or error}") from None
+        except ValueError:
+            raise InputError(f"law file {str(path)!r} is not JSON; write one with `distillscale fit --out`") from None
+        if not isinstance(data, Mapping):
+            raise InputError(
+                f"law file {str(path)!r} must hold one JSON object; write one with `distillscale fit --out`"
+            )
+        return cls.from_mapping(cast("Mapping[str, Any]", data), str(path))
+
+
+def _table(data: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    value: object = data.get(key) or {}
+    if not isinstance(value, Mapping):
+        raise InputError(f"{where}: {key} must be a table; got {value!r}")
+    return dict(cast("Mapping[str, Any]", value))
+
+
+def _range(name: str, ends: object, where: str) -> tuple[float, float]:
+    match ends:
+        case [int() | float() as low, int() | float() as high] if low <= high:
+            return float(low), float(high)
+        case _:
+            raise InputError(f"{where}: regime.{name} must be [low, high]; got {ends!r}")
+
+
+def _draws_to_json(draws: Law, form: str) -> dict[str, Any]:
+    columns = {name: np.asarray(value) for name, value in coefficients_of(draws).items()}
+    if nested := _NESTED.get(form):
+        columns |= {f"{nested}.{k}": np.asarray(v) for k, v in coefficients_of(getattr(draws, nested)).items()}
+    columns = {name: value for name, value in columns.items() if value.ndim}
+    values = np.column_stack(list(columns.values()))
+    return {"names": list(columns), "values": [[float(f"{x:.8g}") for x in row] for row in values]}
+
+
+def _draws_from(form: str, law: Law, data: object, where: str) -> Law:
+    """A law with array coefficients from `{names, values}`; coefficients without draws keep the point's value."""
+    if not isinstance(data, Mapping):
+        raise InputError(f"{where}: draws must hold `names` and `values`")
+    data = cast("Mapping[str, Any]", data)
+    try:
+        values = np.asarray(data["values"], float)
+        names = [str(name) for name in data["names"]]
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{where}: draws must hold `names` and a table of numbers `values`") from None
+    if values.ndim != 2 or values.shape[1] != len(names) or not np.isfinite(values).all() or not len(values):
+        raise InputError(f"{where}: draws.values must be finite, one row a draw and one column for each of {names}")
+    return draws_law(form, law, dict(zip(names, values.T, strict=True)), where)
+
+
+def draws_law(form: str, law: Law, columns: Mapping[str, Array], where: str) -> Law:
+    """`law` with the named coefficients (`A`, `supervised.E`, ...) replaced by arrays of draws."""
+    nested = _NESTED.get(form)
+    own: dict[str, Any] = coefficients_of(law)
+    inner: dict[str, Any] = coefficients_of(getattr(law, nested)) if nested else {}
+    for name, column in columns.items():
+        table, key = (inner, name.split(".", 1)[1]) if nested and name.startswith(f"{nested}.") else (own, name)
+        if key not in table:
+            raise InputError(f"{where}: draws name an unknown coefficient {name!r}; a {form} law has {', '.join(own)}")
+        table[key] = column
+    if nested:
+        own[nested] = SupervisedLaw(**inner)
+    return type(law)(**own)
