@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,14 +26,25 @@ FORMAT = "distillscale-law/1"
 Array = NDArray[np.float64]
 Law = SupervisedLaw | DistillationLaw | DataConstrainedLaw | TransferLaw
 
-_CLASS_OF_FORM: dict[str, type[Any]] = {
-    "chinchilla": SupervisedLaw,
-    "supervised": SupervisedLaw,
-    "distillation": DistillationLaw,
-    "data-constrained": DataConstrainedLaw,
-    "transfer": TransferLaw,
-}
 _NESTED = {"distillation": "supervised", "data-constrained": "base"}
+_EQ1 = ("E", "A", "B", "alpha", "beta")
+
+
+class _Form(NamedTuple):
+    build: Callable[..., Law]
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+
+_FORMS = {
+    "chinchilla": _Form(SupervisedLaw, _EQ1),
+    "supervised": _Form(SupervisedLaw, (*_EQ1, "gamma")),
+    "kaplan": _Form(SupervisedLaw.kaplan, ("N_c", "D_c", "alpha_N", "alpha_D")),
+    "distillation": _Form(DistillationLaw, ("A", "B", "alpha", "beta", "gamma", "c0", "c1", "f1", "d1")),
+    "data-constrained": _Form(DataConstrainedLaw, ("R_D", "R_N")),
+    "transfer": _Form(TransferLaw, ("k", "alpha", "beta")),
+}
+_NESTED_FORM = _Form(SupervisedLaw, _EQ1, ("gamma",))
 
 
 def coefficients_of(law: Law) -> dict[str, float]:
@@ -43,32 +54,29 @@ def coefficients_of(law: Law) -> dict[str, float]:
 
 def law_from(form: str, data: Mapping[str, Any], where: str) -> Law:
     """A law of `form` from `{coefficients: {...}, supervised|base: {...}}`; missing or unknown names are refused."""
-    if form not in _CLASS_OF_FORM:
-        raise InputError(f"{where}: form {form!r} is not one of {', '.join(_CLASS_OF_FORM)}; correct `form`")
-    values = _numbers(_CLASS_OF_FORM[form], data.get("coefficients"), f"{where}: coefficients", form)
+    if form not in _FORMS:
+        raise InputError(f"{where}: form {form!r} is not one of {', '.join(_FORMS)}; correct `form`")
+    values: dict[str, Any] = _numbers(_FORMS[form], data.get("coefficients"), f"{where}: coefficients")
     if nested := _NESTED.get(form):
-        values[nested] = SupervisedLaw(**_numbers(SupervisedLaw, data.get(nested), f"{where}: {nested}", form))
-    return _CLASS_OF_FORM[form](**values)
+        values[nested] = SupervisedLaw(**_numbers(_NESTED_FORM, data.get(nested), f"{where}: {nested}"))
+    return _FORMS[form].build(**values)
 
 
-def _numbers(cls: type[Any], given: object, where: str, form: str) -> dict[str, Any]:
+def _numbers(form: _Form, given: object, where: str) -> dict[str, float]:
+    wanted = (*form.required, *form.optional)
     if not isinstance(given, Mapping):
-        raise InputError(f"{where} is missing; a {form} law needs this table of numbers")
+        raise InputError(f"{where} is missing; it must be a table of numbers {', '.join(wanted)}")
     given = cast("Mapping[str, Any]", given)
-    wanted = [f.name for f in fields(cls) if f.name not in _NESTED.values()]
-    required = [name for name in wanted if name != "gamma" or cls is not SupervisedLaw]
-    for name in given:
-        if name not in wanted and name != "d_eff":
+    for name, value in given.items():
+        if name not in wanted:
             near = get_close_matches(name, wanted, 1, 0.5)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise InputError(f"{where} has an unknown coefficient {name!r}; {hint}a {form} law has {', '.join(wanted)}")
-    if missing := [name for name in required if name not in given]:
-        raise InputError(f"{where} lacks {', '.join(missing)}; a {form} law has {', '.join(wanted)}")
-    for name in (n for n in wanted if n in given):
-        value = given[name]
+            raise InputError(f"{where} has an unknown coefficient {name!r}; {hint}this form has {', '.join(wanted)}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise InputError(f"{where}.{name} must be a finite number; got {value!r}; correct the file")
-    return {name: float(given[name]) for name in wanted if name in given}
+    if missing := [name for name in form.required if name not in given]:
+        raise InputError(f"{where} lacks {', '.join(missing)}; this form has {', '.join(wanted)}")
+    return {name: float(value) for name, value in given.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
