@@ -35,7 +35,7 @@ __all__ = [
 
 BudgetUnit = Literal["flops", "usd", "hours"]
 
-_POWER = {"": 0, "k": 3, "m": 6, "b": 9, "g": 9, "t": 12, "p": 15}
+_POWER = {"": 0, "k": 3, "m": 6, "b": 9, "g": 9, "t": 12, "p": 15, "e": 18}
 _DIGITS = r"[0-9]+(?:_[0-9]+)*"
 _NUMBER = rf"(?P<number>(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?)"
 # A suffix ends its word, so that the B of "2000 B200-hours" and the T of "8 T4-hours" stay part of the device.
@@ -49,7 +49,7 @@ _HOURS = re.compile(
     _NUMBER + _SUFFIX + r"\s*(?:(?P<device>[a-z][0-9a-z._]*?)[-\s]?)?(?:hours?|hrs?|h)",
     re.IGNORECASE,
 )
-_BYTES = re.compile(_NUMBER + r"\s*(?P<prefix>[kmgtp]?)(?P<binary>i?)b(?:ytes?)?", re.IGNORECASE)
+_BYTES = re.compile(_NUMBER + r"\s*(?P<prefix>[kmgtpe]?)(?P<binary>i?)b(?:ytes?)?", re.IGNORECASE)
 
 _ANY_DEVICE = {"gpu", "tpu", "device", "accelerator"}
 # Nobody plans to spend fewer FLOPs than one forward pass of one token; a bare number this small lacks its unit.
