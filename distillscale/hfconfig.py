@@ -136,13 +136,10 @@ def _load(path: Path) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class _Config:
-    """A configuration's content with checked access; null counts as absent."""
+    """A configuration's content with checked access; null counts as absent unless said otherwise."""
 
     content: Mapping[str, Any]
     where: str
-
-    def has(self, key: str) -> bool:
-        return self.content.get(key) is not None
 
     def count(self, key: str, default: int | None = None) -> int:
         value = self.content.get(key)
@@ -180,7 +177,7 @@ def _arch(config: _Config, context: int | None) -> Arch:
         return _arch(_Config(inner, f"{config.where} text_config"), context)
     if not isinstance(model_type, str):
         raise InputError(f"{config.where}: model_type must be text; got {_show(model_type)}; add it")
-    experts = next((key for key in _EXPERTS if config.has(key)), None)
+    experts = next((key for key in _EXPERTS if config.content.get(key) not in (None, 0, 1)), None)
     if experts or "moe" in model_type or model_type in ("mixtral", "dbrx", "deepseek_v3"):
         why = f" (it has {experts})" if experts else ""
         raise InputError(
@@ -198,12 +195,16 @@ def _shape(config: _Config, kind: _Type, context: int | None) -> Arch:
     def count(key: str, default: int | None = None) -> int:
         return config.count(kind.names.get(key, key), kind.defaults.get(key, default))
 
-    d_model, heads = count("hidden_size"), count("num_attention_heads")
-    if kind.names:  # GPT-2: no head_dim, a feed-forward of 4d unless told, and a vector for each position
-        d_ff, d_head, positions = count("intermediate_size", 4 * d_model), 0, count("max_position_embeddings", 1024)
+    def derived(key: str) -> int | None:
+        """A count that null in the file, or silence of file and type, leaves to be derived from the others."""
+        null = key in config.content and config.content[key] is None
+        return None if null or (key not in config.content and key not in kind.defaults) else count(key)
+
+    d_model, heads, d_head = count("hidden_size"), count("num_attention_heads"), derived("head_dim")
+    if kind.names:  # GPT-2: a feed-forward of 4d unless told, and a vector for each position
+        d_ff, positions = count("intermediate_size", 4 * d_model), count("max_position_embeddings", 1024)
     else:
         d_ff, positions = count("intermediate_size"), 0
-        d_head = count("head_dim", 0) if config.has("head_dim") or "head_dim" in kind.defaults else 0
     if not d_head and d_model % heads:
         raise InputError(
             f"{config.where}: hidden_size must be a multiple of num_attention_heads; got {d_model} and {heads}; "
@@ -221,7 +222,7 @@ def _shape(config: _Config, kind: _Type, context: int | None) -> Arch:
         d_model=d_model,
         d_ff=d_ff,
         heads=heads,
-        kv_heads=count("num_key_value_heads", heads),
+        kv_heads=derived("num_key_value_heads") or heads,
         d_head=d_head or d_model // heads,
         vocab=count("vocab_size"),
         context=context,
