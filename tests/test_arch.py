@@ -416,12 +416,13 @@ def test_what_a_configuration_leaves_out_is_its_types_default() -> None:
 
 
 def test_gemma_3_with_vision_is_its_language_model() -> None:
-    # gemma-3-4b writes only what differs from the defaults of its text configuration: 3,880,099,328 text parameters.
+    # gemma-3-4b writes only what differs from the defaults of its text configuration.
     text = {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34, "model_type": "gemma3_text"}
     whole = Arch.from_hf_config({"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 1152}})
     assert whole == Arch.from_hf_config(text)
     assert (whole.heads, whole.kv_heads, whole.d_head, whole.vocab) == (8, 4, 256, 262_208)
-    assert whole.total_params == 3_880_263_168
+    # 4,300,079,472 in its safetensors metadata, less the vision tower (416,866,032) and the projector (2,950,272).
+    assert whole.total_params == 4_300_079_472 - 416_866_032 - 2_950_272
 
 
 def test_flops_are_counted_at_the_papers_context_unless_told() -> None:
