@@ -102,8 +102,8 @@ def params_from_total(
     Untied embeddings count twice. Vectorised, float64.
     """
     total = np.asarray(total, float)
-    if not np.all(np.isfinite(total)) or np.any(total <= 0):
-        raise InputError(f"total parameters must be positive and finite; got {total.ravel()[0]:g}; write it as 7.2B")
+    if np.size(wrong := total[~((total > 0) & np.isfinite(total))]):
+        raise InputError(f"total parameters must be positive and finite; got {wrong.flat[0]:g}; write it as 7.2B")
     # With r = N^(1/3) this is r³ + k r = total, whose one real root has a closed form that does not cancel.
     k = _sigmas(aspect, omega)[1] * vocab * (1 if tied else 2)
     if k == 0:

@@ -9,10 +9,10 @@ devices: 100 hours are one device for 100 hours or a hundred devices for one.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -72,7 +72,8 @@ def load_devices() -> Mapping[str, Device]:
     """The catalogue by name, in the order of the file; read once, on the first call."""
     import tomllib
 
-    content = tomllib.loads(Path(__file__).with_name("hardware.toml").read_text(encoding="utf-8"))
+    with open(os.path.join(os.path.dirname(__file__), "hardware.toml"), "rb") as file:
+        content = tomllib.load(file)
     entries: list[dict[str, Any]] = content["device"]
     devices: dict[str, Device] = {}
     for entry in entries:

@@ -40,16 +40,13 @@ _DIGITS = r"[0-9]+(?:_[0-9]+)*"
 _NUMBER = rf"(?P<number>(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?)"
 # A suffix ends its word, so that the B of "2000 B200-hours" and the T of "8 T4-hours" stay part of the device.
 _SUFFIX = r"(?:(?P<suffix>[kmbgtp])(?![0-9a-z_.]))?"
-_GROUPED = re.compile(r"(?<![0-9,.])([0-9]{1,3}(?:,[0-9]{3})+)(?=[^0-9,]|$)")
+_GROUPED = r"(?<![0-9,.])([0-9]{1,3}(?:,[0-9]{3})+)(?=[^0-9,]|$)"
 
-_COUNT = re.compile(_NUMBER + _SUFFIX, re.IGNORECASE)
-_FLOPS = re.compile(_NUMBER + _SUFFIX + r"(?P<unit>\s*flops?)?", re.IGNORECASE)
-_MONEY = re.compile(rf"(?P<sign>(?:US)?\$\s*)?{_NUMBER}{_SUFFIX}(?P<unit>\s*(?:USD|dollars?))?", re.IGNORECASE)
-_HOURS = re.compile(
-    _NUMBER + _SUFFIX + r"\s*(?:(?P<device>[a-z][0-9a-z._]*?)[-\s]?)?(?:hours?|hrs?|h)",
-    re.IGNORECASE,
-)
-_BYTES = re.compile(_NUMBER + r"\s*(?P<prefix>[kmgtpe]?)(?P<binary>i?)b(?:ytes?)?", re.IGNORECASE)
+_COUNT = _NUMBER + _SUFFIX
+_FLOPS = _NUMBER + _SUFFIX + r"(?P<unit>\s*flops?)?"
+_MONEY = rf"(?P<sign>(?:US)?\$\s*)?{_NUMBER}{_SUFFIX}(?P<unit>\s*(?:USD|dollars?))?"
+_HOURS = _NUMBER + _SUFFIX + r"\s*(?:(?P<device>[a-z][0-9a-z._]*?)[-\s]?)?(?:hours?|hrs?|h)"
+_BYTES = _NUMBER + r"\s*(?P<prefix>[kmgtpe]?)(?P<binary>i?)b(?:ytes?)?"
 
 _ANY_DEVICE = {"gpu", "tpu", "device", "accelerator"}
 # Nobody plans to spend fewer FLOPs than one forward pass of one token; a bare number this small lacks its unit.
@@ -68,6 +65,11 @@ def _show(text: object) -> str:
     except ValueError:  # an int of more digits than Python will print
         shown = "a number of thousands of digits"
     return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+def _match(pattern: str, text: str) -> re.Match[str] | None:
+    """A whole-text match; patterns are compiled on first use, so that importing this module costs nothing."""
+    return re.fullmatch(pattern, text.strip(), re.IGNORECASE)
 
 
 def _is_number(value: object) -> bool:
@@ -93,7 +95,7 @@ def parse_count(text: str | float, what: str = "count") -> float:
     """
     if _is_number(text):
         value = _float(text)
-    elif isinstance(text, str) and (found := _COUNT.fullmatch(text.strip())):
+    elif isinstance(text, str) and (found := _match(_COUNT, text)):
         value = _number(found)
     else:
         value = math.nan
@@ -146,12 +148,12 @@ def parse_budget(text: str | float) -> Budget:
         return _flops_budget(text, _float(text), bare=True)
     if not isinstance(text, str):
         raise InputError(f"budget {_show(text)} is not a budget; {_WRITE_BUDGET}")
-    plain = _GROUPED.sub(lambda group: group[1].replace(",", ""), text.strip())
-    if found := _FLOPS.fullmatch(plain):
+    plain = re.sub(_GROUPED, lambda group: group[1].replace(",", ""), text.strip())
+    if found := _match(_FLOPS, plain):
         return _flops_budget(text, _number(found), bare=not found["unit"])
-    if (found := _MONEY.fullmatch(plain)) and (found["sign"] or found["unit"]):
+    if (found := _match(_MONEY, plain)) and (found["sign"] or found["unit"]):
         return Budget(_spendable(text, _number(found)), "usd")
-    if found := _HOURS.fullmatch(plain):
+    if found := _match(_HOURS, plain):
         device = found["device"]
         any_device = device is None or device.lower() in _ANY_DEVICE
         return Budget(_spendable(text, _number(found)), "hours", None if any_device else device)
@@ -205,7 +207,7 @@ def parse_bytes(text: str | float) -> float:
     value = math.nan
     if _is_number(text):
         value = _float(text)
-    elif isinstance(text, str) and (found := _BYTES.fullmatch(text.strip())):
+    elif isinstance(text, str) and (found := _match(_BYTES, text)):
         power = _POWER[found["prefix"].lower()]
         if not (found["binary"] and not power):
             value = float(found["number"].replace("_", "")) * (

@@ -205,6 +205,8 @@ def test_total_parameters_of_the_family() -> None:
 def test_total_parameters_must_be_positive(total: float) -> None:
     with pytest.raises(InputError, match="total parameters must be positive and finite; got"):
         params_from_total(total)
+    with pytest.raises(InputError, match=f"got {total:g};"):
+        params_from_total([7e9, total])
 
 
 @given(st.floats(4, 13).map(lambda x: 10.0**x))
