@@ -152,6 +152,8 @@ def test_a_budget_reads_its_own_words(budget: Budget) -> None:
         ("8 T4-hours", Budget(8.0, "hours", "T4")),
         ("8 MI300X-hours", Budget(8.0, "hours", "MI300X")),
         ("2000 P100-hours", Budget(2000.0, "hours", "P100")),
+        ("2GPU-hours", Budget(2.0, "hours")),
+        ("8MI300X-hours", Budget(8.0, "hours", "MI300X")),
     ],
 )
 def test_budgets_are_read(text: str | float, budget: Budget) -> None:
