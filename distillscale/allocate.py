@@ -35,8 +35,9 @@ REPEAT_WORTH = 15.387756
 """R_D* of the data-constrained law (Muennighoff et al. 2023); equals muennighoff2023 in `published`, see the tests."""
 
 _GRID = 97
-_ROUNDS = ((13, 3), (13, 3), (33, 1), (33, 1), (33, 1))
-"""Points and dips followed in each zoom: two rounds tell rival dips apart, three pin the lowest to about 3e-6 in t."""
+_ZOOMS = ((13, 3), (65, 2), (129, 1))
+"""(points, dips) of each zoom into the grid's lowest dips, rivals told apart before one is left; ends 3e-5 wide in t."""
+_SHARES = {points: np.linspace(0.0, 1.0, points) for points in (_GRID, *(points for points, _ in _ZOOMS))}
 _BLOCK = 256  # problems a pass: keeps the temporaries inside a core's cache
 
 
@@ -104,6 +105,10 @@ class _Problems(NamedTuple):
         return _worth(D_T, self.teacher_unique)
 
 
+def _clip(x: Array, low: ArrayLike, high: ArrayLike) -> Array:
+    return np.minimum(np.maximum(x, low), high)  # a tenth of the overhead of np.clip on the small arrays of one plan
+
+
 def _worth(D: Array, unique: Array) -> Array:
     return D if np.isinf(unique).all() else effective_tokens(D, unique, REPEAT_WORTH)
 
@@ -112,59 +117,68 @@ def _balanced_tokens(p: _Problems, law: SupervisedLaw, log_N: Array, guess: Arra
     """log D_T of the first-order condition at each log N_T, clipped to the limits.
 
     Where no forward pass is paid for (r = 0) and data do not repeat, it is in closed form; where only forward passes
-    are (r = ∞), more teacher tokens are free and the limit is the answer. Else the unknown is y = log r: the budget
-    and the student's limit give D_T(y) = min(C / (b + a r), cap / (κ r)) with κ = 3 pretraining/logits,
-    b = 3 pretraining F_T, a = κ (3 F_S + logits F_T), and
-
-        G(y) = log[αA/N^α] − log[βB/D_T^β] − log φ − log(1 + r)
-
-    falls with y. Without repeats −G is convex, so that Newton's steps from the right of the root come down to it.
+    are (r = ∞), more teacher tokens are free and the limit is the answer; else `_newton_tokens`.
     """
     low, high = np.log(p.limits.teacher_tokens)
-    N = np.exp(log_N)
-    elasticity = flops_elasticity(N, context=p.context, vocab=p.vocab)
+    elasticity = flops_elasticity(np.exp(log_N), context=p.context, vocab=p.vocab)
     rest = np.log(law.alpha * law.A / (law.beta * law.B)) - law.alpha * log_N - np.log(elasticity)
-    only_logits = (p.pretraining == 0) & (p.logits > 0)
+    log_D = -rest / law.beta
     repeats = not np.isinf(p.teacher_unique).all()
-    if not (repeats or np.any((p.logits > 0) & (p.pretraining > 0))):
-        return np.where(only_logits, high, np.clip(-rest / law.beta, low, high))
-    F_T = p.forward_flops(N)
-    # Shares of exactly 0 have their closed form above; here they only need to keep the arithmetic finite.
-    kappa = TRAINING_PASSES * np.maximum(p.pretraining, 1e-12) / np.maximum(p.logits, 1e-12)
-    b = TRAINING_PASSES * np.maximum(p.pretraining, 1e-12) * F_T
-    a = kappa * (TRAINING_PASSES * p.F_S + p.logits * F_T)
-    cap = p.limits.student_tokens[1] / kappa
-    known = rest + law.beta * np.log(p.budget)
-    right = np.minimum(known - law.beta * np.log(a), rest + law.beta * np.log(cap)) / (1 + law.beta)
+    if repeats or np.any((p.logits > 0) & (p.pretraining > 0)):
+        exact = _newton_tokens(p, law.beta, log_N, rest, guess, repeats)
+        log_D = np.where((p.logits > 0) | repeats, exact, log_D)
+    return np.where((p.pretraining == 0) & (p.logits > 0), high, _clip(log_D, low, high))
+
+
+def _newton_tokens(p: _Problems, beta: float, log_N: Array, rest: Array, guess: Array | None, repeats: bool) -> Array:
+    """log D_T of the first-order condition where teacher training and forward passes are both paid for.
+
+    The unknown is y = log r: the budget and the student's limit give D_T(y) = min(C / (b + a r), cap / r) with
+    b = 3 pretraining F_T, a = κ (3 F_S + logits F_T), κ = 3 pretraining/logits, cap = limit/κ, and
+
+        G(y) = rest + β log D'_T − log η − log(1 + r),   rest = log[αA/(βB N^α φ)],   η = d log D'_T / d log D_T
+
+    falls with y (D' = D, η = 1 unless data repeat). Without repeats −G is convex, so Newton's steps come down to the
+    root from the bound on its right; with repeats a bracket catches the steps that overshoot.
+    """
+    F_T = p.forward_flops(np.exp(log_N))
+    # Shares of exactly 0 have closed forms elsewhere; here they only need to keep the arithmetic finite.
+    pretraining, logits = np.maximum(p.pretraining, 1e-12), np.maximum(p.logits, 1e-12)
+    kappa: Array = TRAINING_PASSES * pretraining / logits
+    b: Array = TRAINING_PASSES * pretraining * F_T
+    a: Array = kappa * (TRAINING_PASSES * p.F_S + p.logits * F_T)
+    cap: Array = p.limits.student_tokens[1] / kappa
+    known = rest + beta * np.log(p.budget)
+    bound: Array = np.minimum(known - beta * np.log(a), rest + beta * np.log(cap)) / (1 + beta)
     if guess is None:  # a small root is where the tangent at r = 0 says, a large one left of the asymptote
-        small = (known - law.beta * np.log(b)) / (law.beta * a / b + 1)
-        y = np.where(small < 0.3, np.log(np.maximum(small, 1e-13)), right)
+        small: Array = np.maximum((known - beta * np.log(b)) / (beta * a / b + 1), 1e-13)
+        y = np.asarray(np.where(small < 0.3, np.log(small), bound), float)
     else:
-        D = np.exp(guess)
+        D: Array = np.exp(guess)
         y = np.log(np.maximum(np.minimum((p.budget / D - b) / a, cap / D), 1e-13))
-    log_D, left, right = rest, np.full_like(y, -60.0), np.maximum(right, y) + (60.0 if repeats else 1.0)
+    low, high = np.full_like(y, -40.0), np.maximum(bound, y) + 60.0 * repeats
+    D = y
     for _ in range(60):
         r = np.exp(y)
-        by_budget, by_cap = p.budget / (b + a * r), cap / r
-        D = np.minimum(by_budget, by_cap)
-        moves = np.where(by_budget <= by_cap, a * r / (b + a * r), 1.0)  # −d log D / dy
+        cost = b + a * r
+        D = np.minimum(p.budget / cost, cap / r)
+        moves = np.where(r * p.budget <= cap * cost, a * r / cost, 1.0)  # −d log D / dy
         log_worth, slope, bend = _log_worth(D, p.teacher_unique)
-        G = rest + law.beta * log_worth - np.log(slope) - np.log1p(r)
-        fall = (law.beta * slope - bend) * moves + r / (1 + r)
-        left, right = np.where(G > 0, y, left), np.where(G > 0, right, y)
-        newton = y + G / fall
-        y, old = np.where((newton >= left) & (newton <= right), newton, 0.5 * (left + right)), y
-        log_D = np.log(D)
-        if np.max(np.abs((y - old) * moves)) < 1e-8:  # in log D_T
+        G = rest + beta * log_worth - np.log1p(r)
+        if repeats:
+            G = G - np.log(slope)
+            low, high = np.where(G > 0, y, low), np.where(G > 0, high, y)
+        step = G / ((beta * slope - bend) * moves + r / (1 + r))
+        y, old = _clip(y + step, low, high), y
+        if np.max(np.abs((y - old) * moves)) < 1e-5:  # in log D_T, to which the loss is flat here
             break
-    log_D = np.where((p.logits > 0) | repeats, log_D, -rest / law.beta)
-    return np.where(only_logits, high, np.clip(log_D, low, high))
+    return np.log(D)
 
 
-def _log_worth(D: Array, unique: Array) -> tuple[Array, Array, Array]:
+def _log_worth(D: Array, unique: Array) -> tuple[Array, Array | float, Array | float]:
     """log D', its slope η = d log D'/d log D and d log η/d log D, for D tokens of `unique` distinct ones."""
     if np.isinf(unique).all():
-        return np.log(D), np.ones_like(D), np.zeros_like(D)
+        return np.log(D), 1.0, 0.0
     worth = effective_tokens(D, unique, REPEAT_WORTH)
     repeats = np.maximum(D / unique - 1, 0)
     slope = np.where(repeats > 0, D * np.exp(-repeats / REPEAT_WORTH) / worth, 1.0)
@@ -184,7 +198,7 @@ class _Path(NamedTuple):
     length: Array
 
     def log_N(self, t: Array) -> Array:
-        return self.low_N + np.clip(t - self.rise, 0.0, self.run)
+        return self.low_N + _clip(t - self.rise, 0.0, self.run)
 
     def log_D(self, t: Array, balanced: Array) -> Array:
         """log D_T at arc position t, given the balanced log D_T at its log N_T."""
@@ -216,40 +230,33 @@ def _evaluate(p: _Problems, law: DistillationLaw, log_N: Array, log_D: Array) ->
 def _solve(p: _Problems, law: DistillationLaw) -> Allocation:
     sup = law.supervised
     path = _path(p, sup)
-    t = path.length * np.linspace(0.0, 1.0, _GRID)
-    balanced = _balanced_tokens(p, sup, path.log_N(t))
-    found = _evaluate(p, law, path.log_N(t), path.log_D(t, balanced))
+    row = np.arange(len(p.budget))[:, None]
+    t = path.length * _SHARES[_GRID]
+    log_N = path.log_N(t)
+    curve = _balanced_tokens(p, sup, log_N)
+    found = _evaluate(p, law, log_N, path.log_D(t, curve))
     loss = found.student_loss
-    padded = np.pad(loss, ((0, 0), (1, 1)), constant_values=np.inf)
-    dip = (loss <= padded[:, :-2]) & (loss <= padded[:, 2:])
-    centre = np.argsort(np.where(dip, loss, np.inf), axis=1)[:, : _ROUNDS[0][1]]  # (problems, dips)
-    lo, hi = np.maximum(centre - 1, 0), np.minimum(centre + 1, _GRID - 1)
-    pick = np.take_along_axis
-    ends = [(pick(t, i, 1), pick(balanced, i, 1)) for i in (lo, hi)]
-    best = Allocation(*(pick(x, centre[:, :1], 1) for x in found))
-    for (points, _), (_, dips) in zip(_ROUNDS, (*_ROUNDS[1:], _ROUNDS[-1]), strict=True):
-        share = np.linspace(0.0, 1.0, points)
-        grid, guess = (a[..., None] + (b - a)[..., None] * share for a, b in zip(*ends, strict=True))
-        shape, flat = grid.shape, (grid.shape[0], -1)
-        t_flat = grid.reshape(flat)
-        log_N = path.log_N(t_flat)
-        curve = _balanced_tokens(p, sup, log_N, guess.reshape(flat))
-        here = _evaluate(p, law, log_N, path.log_D(t_flat, curve))
-        at = np.argmin(here.student_loss, axis=1)[:, None]
-        best = _better(best, Allocation(*(pick(x, at, 1) for x in here)))
-        loss = here.student_loss.reshape(shape)
-        at = np.argmin(loss, axis=2)[..., None]
-        first = np.argsort(pick(loss, at, 2)[..., 0], axis=1)[:, :dips]
-        ends = [
-            tuple(pick(pick(x, i, 2)[..., 0], first, 1) for x in (grid, curve.reshape(shape)))
-            for i in (np.maximum(at - 1, 0), np.minimum(at + 1, points - 1))
-        ]
-    return best
-
-
-def _better(a: Allocation, b: Allocation) -> Allocation:
-    wins = b.student_loss < a.student_loss
-    return Allocation(*(np.where(wins, y, x) for x, y in zip(a, b, strict=True)))
+    dip = np.ones(loss.shape, bool)
+    dip[:, 1:] = loss[:, 1:] <= loss[:, :-1]
+    dip[:, :-1] &= loss[:, :-1] <= loss[:, 1:]
+    centre = np.argsort(np.where(dip, loss, np.inf), axis=1)[:, : _ZOOMS[0][1]]
+    below, above, best = np.maximum(centre - 1, 0), np.minimum(centre + 1, _GRID - 1), centre[:, :1]
+    for points, dips in _ZOOMS:  # every bracket holds the point it grew from, so no zoom loses ground
+        share = _SHARES[points]
+        from_t, to_t, from_D, to_D = t[row, below], t[row, above], curve[row, below], curve[row, above]
+        t = (from_t[..., None] + (to_t - from_t)[..., None] * share).reshape(len(row), -1)
+        guess = (from_D[..., None] + (to_D - from_D)[..., None] * share).reshape(len(row), -1)
+        log_N = path.log_N(t)
+        curve = _balanced_tokens(p, sup, log_N, guess)
+        found = _evaluate(p, law, log_N, path.log_D(t, curve))
+        loss = found.student_loss.reshape(len(row), -1, points)
+        lowest, kept = loss.min(axis=2), max(1, dips - 1)
+        which = np.argsort(lowest, axis=1)[:, :kept] if lowest.shape[1] > 1 else np.zeros((len(row), 1), int)
+        at = np.argmin(loss[row, which], axis=2)
+        below = which * points + np.maximum(at - 1, 0)
+        above = which * points + np.minimum(at + 1, points - 1)
+        best = which * points + at
+    return Allocation(*(np.broadcast_to(x, t.shape)[row, best] for x in found))
 
 
 def allocate(
@@ -275,12 +282,13 @@ def allocate(
     F_S = (
         forward_flops(N_S, context=context, vocab=vocab) if student_flops is None else np.asarray(student_flops, float)
     )
-    fields = np.broadcast_arrays(N_S, F_S, budget, logits, pretraining)
+    fields = np.broadcast_arrays(N_S, F_S, np.asarray(budget, float), logits, pretraining)
     shape = fields[0].shape
     columns = [np.array(x, float).reshape(-1, 1) for x in fields]
     unique = np.inf if limits.unique_tokens is None else limits.unique_tokens
     teacher_unique = np.where(columns[4] > 0, unique, np.inf)
-    p = _Problems(*columns, context, vocab, limits, teacher_unique)
+    N_S, F_S, C, logits, pretraining = columns
+    p = _Problems(N_S, F_S, C, logits, pretraining, context, vocab, limits, teacher_unique)
     count = len(p.budget)
     blocks = [_solve(p.block(slice(i, i + _BLOCK)), law) for i in range(0, count, _BLOCK)]
     columns = [np.concatenate([getattr(b, name)[:, 0] for b in blocks]) for name in Allocation._fields]

@@ -44,8 +44,7 @@ def _positive(law: object, *names: str, zero_allowed: tuple[str, ...] = ()) -> N
 
 
 def _log(x: ArrayLike) -> Array:
-    with np.errstate(divide="ignore"):  # E = 0 (Kaplan) is the log's own -inf
-        return np.log(np.asarray(x, float))
+    return np.log(np.asarray(x, float))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
