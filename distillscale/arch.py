@@ -1,7 +1,7 @@
 """Shapes of transformers: parameters, forward FLOPs per token, the paper's family; nothing here knows a law or a price.
 
 Two accounts of the same thing. `Arch` counts one exact shape (Tables 9–12, "Ours (Total)"); `forward_flops(N)` is the
-smooth F(N) of Eq 69 that the planner optimises over, and agrees with the exact count to half a percent over the
+smooth F(N) of Eq 69 that the planner optimises over, and agrees with the exact count to a third of a percent over the
 paper's family (Table 13). Source of every equation and table here: Busbridge et al. 2025, App. H.
 
 Conventions: N is non-embedding parameters, norms and biases included. FLOPs are per token of one forward pass; the
@@ -52,7 +52,9 @@ FFN_RATIO = 8 / 3
 OMEGA = 12.0
 """ω = 2 + 2/g_size + n_ffn ρ_ffn = 2 + 2 + 3·(8/3), so that N ≈ ω n_layers d_model² (Eq 60, 61)."""
 
-_D_HEAD = 128
+# Heads at every size. The paper states neither heads nor d_head; sixteen, d_head = d_model/16, give N, N_total, 2N and
+# Eq 59 of Table 13 in every row to the printed digits and C_fwd within 0.05 %, which heads of 128 do not.
+_HEADS = 16
 _FFN_MULTIPLE = 128
 # Table 13 prints d_ff = 12672 for 10B, the multiple of 128 that the rule gives, but its N, N_total and FLOPs all need
 # 12800; we take the row's five other numbers over the one.
@@ -161,18 +163,19 @@ class Arch:
     def from_depth(cls, layers: int, *, vocab: int = VOCAB, context: int = CONTEXT, aspect: int = ASPECT) -> Arch:
         """The paper's family, one dial: d_model = 128·layers, d_ff = 8/3 of it rounded up to a multiple of 128.
 
-        Heads of 128, as many as layers, all with keys and values of their own. The paper does not state d_head; 128
-        keeps C_fwd of Table 13 within 0.4 %. Another `aspect` keeps heads = layers.
+        Sixteen heads with keys and values of their own, or as many of 8, 4, 2, 1 as leave d_head whole and even (which
+        rotary positions need) where another `aspect` does not divide by 32.
         """
         d_model = aspect * layers
+        heads = math.gcd(_HEADS, d_model // 2) if d_model % 2 == 0 else 1
         d_ff = -(-8 * d_model // (3 * _FFN_MULTIPLE)) * _FFN_MULTIPLE  # whole-number form of ⌈(8/3)·d / 128⌉·128
         return cls(
             layers=layers,
             d_model=d_model,
             d_ff=d_ff,
-            heads=layers,
-            kv_heads=layers,
-            d_head=aspect,
+            heads=heads,
+            kv_heads=heads,
+            d_head=d_model // heads,
             vocab=vocab,
             context=context,
         )
