@@ -1,4 +1,4 @@
-"""The laws: loss in nats per token as a function of sizes and tokens; nothing here knows FLOPs, money or data.
+"""The laws: loss in nats per token as a function of sizes and tokens; nothing here knows money or data.
 
 Notation is the paper's (Busbridge et al., ICML 2025): N non-embedding parameters, D tokens, L_T the teacher's
 cross-entropy, L̃_S the loss the student would reach if trained supervised on the same D_S tokens. Every method
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .arch import CONTEXT, VOCAB, flops_elasticity, forward_flops
 from .errors import InputError
 
 __all__ = [
@@ -94,6 +95,35 @@ class SupervisedLaw:
     def params_for(self, D: ArrayLike, loss: ArrayLike) -> Array:
         """N with L(N, D) = loss; infinite where even an infinitely large model stays above it."""
         return _invert(self, np.asarray(loss, float), self.data_term(D), self.A, self.alpha)
+
+    def optimum(self, flops: ArrayLike, *, context: float = CONTEXT, vocab: float = VOCAB) -> tuple[Array, Array]:
+        """Eq 2: (N*, D*) = argmin L(N, D) at 3 F(N) D = flops, with F of Eq 69 rather than 2N.
+
+        The root of α A/N^α = φ β B/D^β with φ = d log F / d log N. In x = log N the logarithm of left over right falls
+        with a slope of at least α + β/3 (φ ≥ 1/3 and grows), which brackets the root around any guess.
+        """
+        flops = np.asarray(flops, float)
+
+        def tokens(x: Array) -> Array:
+            return flops / (3.0 * forward_flops(np.exp(x), context=context, vocab=vocab))
+
+        def excess(x: Array) -> Array:
+            N = np.exp(x)
+            ratio = (
+                _log(self.alpha) + np.log(self.capacity_term(N)) - _log(self.beta) - np.log(self.data_term(tokens(x)))
+            )
+            return ratio - np.log(flops_elasticity(N, context=context, vocab=vocab))
+
+        guess = 0.5 * np.log(flops / 120.0)  # D = 20N under C = 6ND
+        off = excess(guess)
+        reach = off / (self.alpha + self.beta / 3.0)
+        low, high = np.minimum(guess, guess + reach), np.maximum(guess, guess + reach)
+        for _ in range(60):
+            x = 0.5 * (low + high)
+            above = excess(x) > 0
+            low, high = np.where(above, x, low), np.where(above, high, x)
+        x = 0.5 * (low + high)
+        return np.exp(x), tokens(x)
 
     def gradient(self, N: ArrayLike, D: ArrayLike) -> dict[str, Array]:
         """∂L/∂x for each argument (`N`, `D`) and each coefficient, each of the broadcast shape."""
