@@ -35,8 +35,8 @@ REPEAT_WORTH = 15.387756
 """R_D* of the data-constrained law (Muennighoff et al. 2023); equals muennighoff2023 in `published`, see the tests."""
 
 _GRID = 97
-_ZOOMS = ((13, 3), (65, 2), (129, 1))
-"""(points, dips) of each zoom into the grid's lowest dips, rivals told apart before one is left; ends 3e-5 wide in t."""
+_ZOOMS = ((13, 3), (65, 2), (129, 1), (129, 1))
+"""(points, dips) of each zoom into the grid's lowest dips: rivals are told apart before one is left, 3e-5 wide in t."""
 _SHARES = {points: np.linspace(0.0, 1.0, points) for points in (_GRID, *(points for points, _ in _ZOOMS))}
 _BLOCK = 256  # problems a pass: keeps the temporaries inside a core's cache
 
@@ -169,7 +169,12 @@ def _newton_tokens(p: _Problems, beta: float, log_N: Array, rest: Array, guess: 
             G = G - np.log(slope)
             low, high = np.where(G > 0, y, low), np.where(G > 0, high, y)
         step = G / ((beta * slope - bend) * moves + r / (1 + r))
-        y, old = _clip(y + step, low, high), y
+        y, old = y + step, y
+        if repeats:  # a step out of the bracket would run to and fro between its ends: halve it instead
+            y = np.where((y > low) & (y < high), y, 0.5 * (low + high))
+            moves = 1.0
+        else:
+            y = _clip(y, low, high)
         if np.max(np.abs((y - old) * moves)) < 1e-5:  # in log D_T, to which the loss is flat here
             break
     return np.log(D)
@@ -220,7 +225,7 @@ def _path(p: _Problems, law: SupervisedLaw) -> _Path:
 def _evaluate(p: _Problems, law: DistillationLaw, log_N: Array, log_D: Array) -> Allocation:
     N_T, D_T = np.exp(log_N), np.exp(log_D)
     D_S = p.student_tokens(p.forward_flops(N_T), D_T)
-    affordable = D_S >= p.limits.student_tokens[0] * (1 - 1e-12)
+    affordable = p.limits.student_tokens[0] * (1 - 1e-12) <= D_S
     L_T = law.supervised.loss(N_T, p.teacher_worth(D_T))
     unique = np.inf if p.limits.unique_tokens is None else p.limits.unique_tokens
     L_S = law.loss(p.N_S, _worth(np.where(affordable, D_S, p.limits.student_tokens[0]), np.asarray(unique)), L_T)

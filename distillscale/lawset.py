@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -103,6 +103,7 @@ class LawSet:
     table: str = ""
     regime: Mapping[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
     caveats: tuple[str, ...] = ()
+    """What to know before trusting it; every output repeats the first."""
     residual: Residual = field(default_factory=Residual)
     draws: Law | None = None
     centre: Law | None = None
@@ -132,26 +133,35 @@ class LawSet:
         """Number of joint draws, 0 where the set has none."""
         return 0 if self.draws is None else int(np.size(next(iter(coefficients_of(self.draws).values()))))
 
+    def some_draws(self, count: int) -> LawSet:
+        """The same set with its first `count` draws only, where it has more."""
+        if self.draw_count <= count:
+            return self
+        assert isinstance(self.draws, SupervisedLaw | DistillationLaw)
+        return replace(self, draws=self.draws.take(slice(count)))
+
     def student_draws(self, N_S: ArrayLike, D_S: ArrayLike, L_T: ArrayLike) -> Array:
-        """Student loss under each draw, shape (draws, *broadcast): law · draw / centre, without residual error."""
+        """Student loss under each draw, law · draw / centre, without residual error.
+
+        The first axis is the draws: arguments are scalars, or arrays whose first axis has length 1 or `draw_count`.
+        """
         centre = self.centre or self.law
         assert isinstance(self.draws, DistillationLaw)
         assert isinstance(centre, DistillationLaw)
-        axes = (..., *(None,) * np.broadcast(N_S, D_S, L_T).ndim)
-        ratio = self.draws.take(axes).loss(N_S, D_S, L_T) / centre.loss(N_S, D_S, L_T)
+        draws = self.draws.take(_after_draws(N_S, D_S, L_T))
+        ratio = draws.loss(N_S, D_S, L_T) / centre.loss(N_S, D_S, L_T)
         return self.distillation.loss(N_S, D_S, L_T) * ratio
 
     def supervised_draws(self, N: ArrayLike, D: ArrayLike) -> Array:
-        """Supervised loss under each draw, shape (draws, *broadcast), without residual error."""
-        axes = (..., *(None,) * np.broadcast(N, D).ndim)
-        draws = self.draws.supervised if isinstance(self.draws, DistillationLaw) else self.draws
-        centre = self.centre or self.law
+        """Supervised loss under each draw, without residual error; axes as in `student_draws`."""
+        draws, centre = self.draws, self.centre or self.law
+        draws = draws.supervised if isinstance(draws, DistillationLaw) else draws
         centre = centre.supervised if isinstance(centre, DistillationLaw) else centre
         assert isinstance(draws, SupervisedLaw)
         assert isinstance(centre, SupervisedLaw)
-        point = self.supervised.loss(N, D)
-        ratio = draws.take(axes).loss(N, D) / centre.loss(N, D)
-        return np.broadcast_to(point * ratio, (self.draw_count, *np.shape(point)))
+        ratio = draws.take(_after_draws(N, D)).loss(N, D) / centre.loss(N, D)
+        loss = self.supervised.loss(N, D) * ratio
+        return loss + np.zeros((self.draw_count, *np.shape(loss)[1:]))
 
     def to_json(self) -> dict[str, Any]:
         """The set as plain JSON values, readable by `from_mapping`."""
@@ -215,6 +225,11 @@ class LawSet:
                 f"law file {str(path)!r} must hold one JSON object; write one with `distillscale fit --out`"
             )
         return cls.from_mapping(cast("Mapping[str, Any]", data), str(path))
+
+
+def _after_draws(*arguments: ArrayLike) -> tuple[Any, ...]:
+    """The index that gives draws of shape (draws,) the trailing axes of the arguments."""
+    return (..., *(None,) * (np.broadcast(*arguments).ndim - 1))
 
 
 def _table(data: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:

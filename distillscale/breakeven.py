@@ -1,0 +1,198 @@
+"""The budget above which supervised training is as good as distillation, or why there is none; it knows no money."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .allocate import LARGEST, Limits
+from .arch import CONTEXT, VOCAB
+from .confidence import TOSS_UP, range_warnings, standing_warnings
+from .cost import TRAINING_PASSES, Scenario
+from .errors import InputError
+from .lawset import LawSet
+from .problem import Question, Student, as_evidence, as_student, worth
+from .published.rules import folk_breakeven_flops
+from .units import format_count, format_flops
+
+__all__ = ["BreakEven", "break_even", "break_even_of"]
+
+Array = NDArray[np.float64]
+
+_SCAN = 64
+_INTERVAL_DRAWS = 250
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BreakEven:
+    """Where the gain of distillation (supervised − distilled, each optimal at the same total FLOPs) ends.
+
+    `budget_flops` is None where there is no such budget, and `reason` says why. `negligible_from_flops` is where the
+    gain falls under `tolerance_nats` for good, None where it never reaches it or never falls below. `interval` is the
+    90 % interval of the break-even over draws of the law and its residual error; an end is None where the draws there
+    have no break-even.
+    """
+
+    law: str
+    scenario: str
+    student_params: float
+    budget_flops: float | None
+    interval: tuple[float | None, float | None] | None
+    tolerance_nats: float
+    negligible_from_flops: float | None
+    largest_gain_nats: float
+    reason: str
+    folk_rule_flops: float
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values under the documented keys."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__} | {
+            "interval": None if self.interval is None else list(self.interval),
+            "warnings": list(self.warnings),
+        }
+
+
+class _Gain:
+    """Gain in nats as a function of the budget, each end of the comparison at its own optimum."""
+
+    def __init__(self, question: Question) -> None:
+        self.question = question
+
+    def __call__(self, budgets: Array) -> Array:
+        return self.question.supervised_loss(budgets) - self.question.distilled_loss(budgets)
+
+    def last_above(self, level: float, budgets: Array, gain: Array) -> float | None:
+        """The budget where the gain falls through `level` for the last time; None where it never does."""
+        above = np.flatnonzero(gain > level)
+        if not len(above) or above[-1] == len(budgets) - 1:
+            return None
+        low, high = budgets[above[-1]], budgets[above[-1] + 1]
+        for _ in range(3):  # each pass narrows the bracket 16-fold
+            grid = np.geomspace(low, high, 17)
+            at = int(np.flatnonzero(np.append(self(grid[:-1]) > level, False) | (grid == low))[-1])
+            low, high = grid[at], grid[min(at + 1, 16)]
+        return float(np.sqrt(low * high))
+
+    def interval(self, budgets: Array, seed: int) -> tuple[float | None, float | None] | None:
+        """90 % of the break-evens over draws; each draw shifts both laws by one residual error of each kind."""
+        question, evidence = self.question, self.question.evidence
+        if evidence.draws is None:
+            return None
+        plans = question.allocate(budgets)
+        ok = np.isfinite(plans.student_loss)
+        C, D_S, L_T = budgets[ok], plans.student_tokens[ok][None], plans.teacher_loss[ok][None]
+        rng = np.random.default_rng(seed)
+        some = evidence.some_draws(_INTERVAL_DRAWS)
+        shift = [
+            np.exp((sigma or 0.0) * rng.standard_normal((some.draw_count, 1)))
+            for sigma in (evidence.residual.supervised, evidence.residual.distillation)
+        ]
+        N_S, D = question.student.params, question.supervised_tokens(C)[None]
+        student = some.student_draws(N_S, worth(D_S, question.limits), L_T) * shift[1]
+        supervised = some.supervised_draws(N_S, worth(D, question.limits)) * shift[0]
+        ahead = supervised > student
+        last = np.where(ahead.any(axis=1), len(C) - 1 - np.argmax(ahead[:, ::-1], axis=1), -1)
+        # Below the scan there is no break-even worth a number (0), beyond it none either (inf).
+        ends = np.where(last < 0, 0.0, np.append(C[1:], np.inf)[last])
+        low, high = np.quantile(ends, [0.05, 0.95], method="nearest")
+        return _number(low), _number(high)
+
+
+def _number(x: float) -> float | None:
+    return float(x) if 0 < x < np.inf else None
+
+
+def break_even(
+    law: LawSet | str,
+    student: float | Student,
+    scenario: Scenario,
+    *,
+    limits: Limits | None = None,
+    context: float = CONTEXT,
+    vocab: float = VOCAB,
+    tolerance: float = TOSS_UP,
+    seed: int = 0,
+) -> BreakEven:
+    """The total FLOPs from which supervised training of the same student is at least as good as distilling it.
+
+    Scans budgets from one supervised token per parameter up to the solver's bound on student tokens (1e17).
+    """
+    if not 0 <= tolerance < 1:
+        raise InputError(f"tolerance must be at least 0 and below 1 nat; got {tolerance:g}; the default is {TOSS_UP}")
+    limits = limits or Limits()
+    question = Question(
+        evidence=as_evidence(law),
+        student=as_student(student, context, vocab),
+        scenario=scenario,
+        limits=limits,
+        context=context,
+        vocab=vocab,
+    )
+    return break_even_of(question, tolerance, seed=seed)
+
+
+def break_even_of(question: Question, tolerance: float = TOSS_UP, *, seed: int | None = 0) -> BreakEven:
+    """`break_even` of a question; without a seed it draws no interval."""
+    evidence, student, scenario, limits = question.evidence, question.student, question.scenario, question.limits
+    gain_at = _Gain(question)
+    per_token = TRAINING_PASSES * student.flops
+    budgets = np.geomspace(
+        per_token * max(student.params, 2 * limits.student_tokens[0]),
+        per_token * min(LARGEST, limits.student_tokens[1]),
+        _SCAN,
+    )
+    gain = gain_at(budgets)
+    budget = gain_at.last_above(0.0, budgets, gain)
+    negligible = gain_at.last_above(tolerance, budgets, gain)
+    warnings = standing_warnings(evidence)
+    if budget is not None:
+        plan = question.allocate(np.array([budget]))
+        D_S = float(plan.student_tokens[0])
+        values = {"student_params": student.params, "student_tokens": D_S, "tokens_per_param": D_S / student.params}
+        warnings += range_warnings(evidence, values | {"teacher_loss": float(plan.teacher_loss[0])})
+    else:
+        warnings += range_warnings(evidence, {"student_params": student.params})
+    return BreakEven(
+        law=evidence.name,
+        scenario=scenario.name,
+        student_params=student.params,
+        budget_flops=budget,
+        interval=None if budget is None or seed is None else gain_at.interval(budgets, seed),
+        tolerance_nats=tolerance,
+        negligible_from_flops=negligible,
+        largest_gain_nats=float(np.max(gain)),
+        reason=_reason(student, scenario, budgets, gain, budget, tolerance),
+        folk_rule_flops=folk_breakeven_flops(student.params),
+        warnings=tuple(warnings),
+    )
+
+
+def _reason(
+    student: Student, scenario: Scenario, budgets: Array, gain: Array, budget: float | None, tolerance: float
+) -> str:
+    what = f"a {format_count(student.params)} student, teacher cost {scenario.name}"
+    span = f"from {format_flops(budgets[0])} (one token per parameter) to {format_flops(budgets[-1])} FLOPs"
+    peak = int(np.argmax(gain))
+    most, at = gain[peak], format_flops(budgets[peak])
+    if most <= 0:
+        return f"none, because supervised training is at least as good at every budget {span} for {what}"
+    if most < tolerance:
+        return (
+            f"none, because distillation never gains more than {most:.4f} nats, under the tolerance of {tolerance:g}, "
+            f"at any budget {span} for {what}"
+        )
+    best = f"the gain peaks at {most:.3f} nats at {at} FLOPs"
+    if budget is None and gain[-1] < tolerance:
+        return (
+            f"none, because at the largest budget of the range {span} distillation is still ahead, but by only "
+            f"{gain[-1]:.4f} nats, which the law cannot tell from 0, for {what}; {best}"
+        )
+    if budget is None:
+        return f"none, because distillation stays ahead over the whole range {span} for {what}; {best}"
+    crossings = int(np.sum((gain[:-1] > 0) & (gain[1:] <= 0)))
+    again = f"; the curves cross {crossings} times, this is the last" if crossings > 1 else ""
+    return f"supervised training catches up at {format_flops(budget)} FLOPs for {what}; {best}{again}"
