@@ -36,7 +36,10 @@ REPEAT_WORTH = 15.387756
 
 _GRID = 97
 _ZOOMS = ((13, 3), (65, 2), (129, 1), (129, 1))
-"""(points, dips) of each zoom into the grid's lowest dips: rivals are told apart before one is left, 3e-5 wide in t."""
+"""(points, dips) of each zoom into the grid's lowest dips: rivals are told apart before one is left, 1e-6 wide in t.
+
+As fine as that because the loss has a slope, up to about 1 nat per unit of t, where a limit stops it.
+"""
 _SHARES = {points: np.linspace(0.0, 1.0, points) for points in (_GRID, *(points for points, _ in _ZOOMS))}
 _BLOCK = 256  # problems a pass: keeps the temporaries inside a core's cache
 
