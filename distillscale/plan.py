@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .allocate import Limits, allocate
+from .allocate import Allocation, Limits, allocate
 from .answer import Distilled, Flops, Plan, Supervised, Target, Teacher, Verdict
 from .arch import CONTEXT, VOCAB, Arch, forward_flops
 from .breakeven import break_even_of
@@ -244,9 +244,35 @@ class Frontier:
     """Optimal plans over students × budgets × scenarios, one row each; infeasible ones hold NaN."""
 
     columns: Mapping[str, Array | list[str]]
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.columns["student_params"])
+
+    def rows(self) -> list[dict[str, float | str | None]]:
+        """One mapping a plan; None where there is none."""
+        columns = [column if isinstance(column, list) else column.tolist() for column in self.columns.values()]
+        return [
+            {name: None if value != value else value for name, value in zip(self.columns, row, strict=True)}
+            for row in zip(*columns, strict=True)
+        ]
+
+    def to_csv(self) -> str:
+        """CSV with a header; numbers to 8 digits, empty where there is no plan."""
+        lines = [",".join(self.columns)]
+        for row in self.rows():
+            cells = ("" if v is None else v if isinstance(v, str) else f"{v:.8g}" for v in row.values())
+            lines.append(",".join(f'"{cell}"' if "," in cell else cell for cell in cells))
+        return "\n".join(lines) + "\n"
+
+    def summary(self) -> dict[str, float | int | None]:
+        """How many plans there are, how many of each verdict, and the largest gain in nats."""
+        gain = np.asarray(self.columns["gain_nats"], float)
+        known = gain[np.isfinite(gain)]
+        verdicts = [verdict_of(float(g)) for g in known]
+        counts = {name: verdicts.count(name) for name in ("distill", "supervised", "toss-up")}
+        largest = float(known.max()) if len(known) else None
+        return {"plans": len(self), "infeasible": len(gain) - len(known), **counts, "largest_gain_nats": largest}
 
 
 def frontier(
@@ -295,5 +321,20 @@ def frontier(
             "share_student": costs.student / costs.total,
             "share_logits": costs.logits / costs.total,
             "share_teacher": costs.teacher / costs.total,
-        }
+        },
+        warnings=tuple(standing_warnings(evidence) + _rows_outside(evidence, N, found)),
     )
+
+
+def _rows_outside(evidence: LawSet, N: Array, found: Allocation) -> list[str]:
+    """How many plans lie outside the fitted range, by quantity."""
+    out: list[str] = []
+    values = {"student_params": N, "student_tokens": found.student_tokens, "tokens_per_param": found.student_tokens / N}
+    for name, column in (values | {"teacher_loss": found.teacher_loss}).items():
+        low, high = evidence.regime.get(name, (-np.inf, np.inf))
+        if outside := int(np.sum((column < low * (1 - 1e-9)) | (column > high * (1 + 1e-9)))):
+            what = name.replace("_", " ")
+            out.append(
+                f"extrapolation: {outside} of {len(N)} plans have {what} outside the fitted {low:.4g} to {high:.4g}"
+            )
+    return out

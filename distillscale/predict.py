@@ -1,4 +1,4 @@
-"""One prediction: what this student reaches alone, and under this teacher; it optimises nothing but the teacher's loss."""
+"""One prediction: what a student reaches alone, and under a teacher; it optimises nothing but the teacher's loss."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def hard_label_advice(teacher_params: float, student_params: float) -> list[str]
     if teacher_params >= 2 * student_params:
         return []
     return [
-        "it has under twice the student's parameters: try mixing in hard labels (λ < 1). With teachers of 20 tokens per "
+        "it has under twice the student's parameters: try mixing in hard labels (λ < 1). With teachers of 20 tokens a "
         "parameter pure distillation cost under 0.02 nats when the teacher was twice the student's size, about 0.04 at "
         "equal size and up to 0.3 under a student five times larger (App. G.1)"
     ]

@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 
 from .allocate import Limits
-from .arch import CONTEXT, VOCAB, Arch, forward_flops
+from .arch import CONTEXT, VOCAB, Arch, forward_flops, params_from_total
 from .confidence import TOSS_UP, confidence_of, interval_of, range_warnings, standing_warnings
 from .cost import TRAINING_PASSES, Scenario, bill
 from .errors import InfeasibleError, InputError
@@ -165,7 +165,7 @@ def _advice(
         )
     if loss >= alone:
         out.append(
-            f"weak teacher: the student does no worse alone ({alone:.3f} nats on the same tokens); train it supervised, "
+            f"weak teacher: the student does no worse alone ({alone:.3f} nats on the same tokens); train it alone, "
             "or mix in hard labels (λ < 1)"
         )
     elif advice := hard_label_advice(teacher.params, student.params):
@@ -176,10 +176,11 @@ def _advice(
 _KEYS = ("name", "params", "loss", "tokens", "config", "usd_per_million_tokens")
 
 
-def read_teachers(path: Path, *, vocab: float = VOCAB) -> list[OwnedTeacher]:
+def read_teachers(path: Path, *, total_params_vocab: float | None = None) -> list[OwnedTeacher]:
     """`[[teacher]]` tables with `name, params, loss` and optionally `tokens, config, usd_per_million_tokens`.
 
-    `config` is a Hugging Face config.json, relative to the file, and gives the exact parameters and FLOPs.
+    `config` is a Hugging Face config.json, relative to the file, and gives the exact parameters and FLOPs. With
+    `total_params_vocab` the counts include tied embeddings of a vocabulary of that size.
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -194,7 +195,8 @@ def read_teachers(path: Path, *, vocab: float = VOCAB) -> list[OwnedTeacher]:
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{path}: no [[teacher]] table; each needs name, params and loss")
     out = [
-        _teacher(entry, f"{path}: teacher {i}", path.parent) for i, entry in enumerate(cast("list[Any]", entries), 1)
+        _teacher(entry, f"{path}: teacher {i}", path.parent, total_params_vocab)
+        for i, entry in enumerate(cast("list[Any]", entries), 1)
     ]
     names = [teacher.name for teacher in out]
     if twice := next((name for name in names if names.count(name) > 1), None):
@@ -202,7 +204,7 @@ def read_teachers(path: Path, *, vocab: float = VOCAB) -> list[OwnedTeacher]:
     return out
 
 
-def _teacher(entry: object, where: str, home: Path) -> OwnedTeacher:
+def _teacher(entry: object, where: str, home: Path, vocab: float | None) -> OwnedTeacher:
     if not isinstance(entry, Mapping):
         raise InputError(f"{where} must be a [[teacher]] table; got {entry!r}")
     entry = cast("Mapping[str, Any]", entry)
@@ -215,13 +217,15 @@ def _teacher(entry: object, where: str, home: Path) -> OwnedTeacher:
     if missing := [key for key in needed if key not in entry]:
         raise InputError(f"{where} lacks {', '.join(missing)}; each needs name, params (or config) and loss")
     flops: float | None = None
-    params = entry.get("params")
     if "config" in entry:
         arch = Arch.from_hf_config(home / str(entry["config"]))
-        flops, params = arch.forward_flops_per_token, params if params is not None else arch.params
+        flops, params = arch.forward_flops_per_token, float(arch.params)
+    else:
+        params = parse_count(entry["params"], f"{where} params")
+        params = params if vocab is None else float(params_from_total(params, vocab=vocab))
     return OwnedTeacher(
         name=str(entry["name"]),
-        params=parse_count(cast("str | float", params), f"{where} params"),
+        params=params,
         loss=_number(entry, "loss", where, 20.0),
         flops_per_token=flops,
         tokens=parse_count(entry["tokens"], f"{where} tokens") if "tokens" in entry else None,

@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import InputError
 from ..lawset import Law, LawSet, draws_law
 
-__all__ = ["DEFAULT", "load", "load_set", "names", "read_toml", "rule_names"]
+__all__ = ["DEFAULT", "catalogue", "load", "load_set", "names", "read_toml", "rule_names"]
 
 DEFAULT = "busbridge2025"
 _HOME = Path(__file__).parent
@@ -45,6 +45,22 @@ def rule_names() -> tuple[str, ...]:
 def names() -> tuple[str, ...]:
     """Published laws, the default first."""
     return tuple(name for name in _all_names() if read_toml(name)["form"] != "rule")
+
+
+def catalogue() -> list[dict[str, Any]]:
+    """Every set and rule as plain values: name, form, paper, table, regime, caveats, coefficients.
+
+    Coefficients of a law inside a law carry its name, as in `supervised.E`.
+    """
+    out: list[dict[str, Any]] = []
+    for name in _all_names():
+        data = read_toml(name)
+        coefficients = dict(data["coefficients"])
+        for inner in ("supervised", "base"):
+            coefficients |= {f"{inner}.{key}": value for key, value in data.get(inner, {}).items()}
+        entry = {key: data[key] for key in ("name", "form", "paper", "table")}
+        out.append(entry | {"regime": data.get("regime", {}), "caveats": data["caveats"], "coefficients": coefficients})
+    return out
 
 
 def load(name: str) -> Law:

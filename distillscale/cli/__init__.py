@@ -1,0 +1,58 @@
+"""The command line: parse, call, print. Every number comes from the library; heavy imports wait for the command."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from .. import __version__
+from ..errors import DistillscaleError, FitError
+from .evidence import compare, fit, laws
+from .planning import break_even, frontier, plan, predict, teachers
+
+__all__ = ["main"]
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="\b\nExample:\n  distillscale plan --student 3B --budget 1e21 --teacher inference",
+)
+@click.version_option(__version__, prog_name="distillscale", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Train it or distill it? From which teacher, on how many tokens, at what price, and how sure can one be?
+
+    Counts are written 300M, 1.5B or 3e9, budgets as FLOPs (1e21), "5000 USD" or "2000 H100-hours". --json on any
+    command prints one JSON value and nothing else. Exit codes: 0 done, 2 wrong input, 3 a fit that is not usable.
+    """
+
+
+for _command in (predict, plan, break_even, frontier, teachers, laws, fit, compare):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """Run the command line; wrong input is one line on stderr and exit 2."""
+    try:
+        code = cli.main(prog_name="distillscale", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        code = _refuse(error.format_message(), 2, context.command_path if context else "distillscale")
+    except DistillscaleError as error:
+        code = _refuse(str(error), 3 if isinstance(error, FitError) else 2)
+    except click.Abort:
+        code = _refuse("interrupted", 130)
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refuse(message: str, code: int, where: str = "distillscale") -> int:
+    text = " ".join(message.split())
+    click.echo(f"{where}: {text}", err=True)
+    return code

@@ -1,0 +1,410 @@
+"""predict, plan, break-even, frontier and teachers: questions that the laws answer without any data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import (
+    COUNT,
+    LOSS,
+    SCENARIOS,
+    count_from,
+    hardware_from,
+    hardware_options,
+    json_option,
+    law_option,
+    limit_options,
+    limits_from,
+    output_path,
+    scenario_from,
+    scenario_options,
+    seed_option,
+    shape_from,
+    shape_options,
+    student_from,
+    student_option,
+)
+from .show import bullets, line, nats, print_json, table, write_atomically
+
+if TYPE_CHECKING:
+    from ..answer import Distilled, Plan
+    from ..breakeven import BreakEven
+
+__all__ = ["break_even", "frontier", "plan", "predict", "teachers"]
+
+_teacher_option = click.option(
+    "--teacher", type=click.Choice(SCENARIOS), help="Who pays for the teacher: nothing, its logits, its training, both."
+)
+
+
+def _example(*commands: str) -> str:
+    return "\b\nExample:\n" + "\n".join(f"  distillscale {command}" for command in commands)
+
+
+@click.command(epilog=_example("predict --student 1B --tokens 20B --teacher-loss 2.1"))
+@student_option
+@click.option("--tokens", type=COUNT, required=True, help="Student training tokens.")
+@click.option("--teacher-loss", type=LOSS, help="Measured teacher loss, nats per token.")
+@click.option("--teacher-params", type=COUNT, help="The teacher's size, with --teacher-tokens.")
+@click.option("--teacher-tokens", type=COUNT, help="The teacher's training tokens.")
+@shape_options
+@law_option
+@seed_option
+@json_option
+def predict(
+    student: str,
+    tokens: float,
+    teacher_loss: float | None,
+    teacher_params: float | None,
+    teacher_tokens: float | None,
+    context: float | None,
+    vocab: float | None,
+    total_params: bool,
+    law: str,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Loss of one student, alone and under a teacher (the best one where none is given)."""
+    from ..predict import predict as predict_
+    from ..units import format_count
+
+    who = student_from(student, context=context, vocab=vocab, total_params=total_params)
+    if teacher_params is not None:
+        teacher_params = count_from(teacher_params, "--teacher-params", vocab, total_params)
+    found = predict_(
+        law,
+        who,
+        tokens,
+        teacher_loss=teacher_loss,
+        teacher_params=teacher_params,
+        teacher_tokens=teacher_tokens,
+        seed=seed,
+    )
+    if as_json:
+        return print_json(found.to_json())
+    rows = [("alone (supervised)", nats(found.supervised_loss, found.supervised_interval))]
+    if found.student_loss is not None:
+        given = "" if teacher_loss or teacher_params else ", the best there is"
+        rows += [
+            (
+                f"distilled from a teacher of {found.teacher_loss:.3f} nats{given}",
+                nats(found.student_loss, found.interval),
+            ),
+            ("best teacher's loss", nats(found.optimal_teacher_loss)),
+            ("regime", found.regime or ""),
+        ]
+    table((f"{format_count(who.params)} student, {format_count(tokens)} tokens", "nats per token (90 %)"), rows)
+    return bullets("Warnings", found.warnings)
+
+
+@click.command(
+    epilog=_example(
+        "plan --student 3B --budget 1e21 --teacher inference",
+        'plan --student 1B --budget "5000 USD" --teacher both --share-students 4',
+        "plan --student 500M --target-loss 2.4 --teacher inference",
+    )
+)
+@student_option
+@click.option("--budget", metavar="BUDGET", help='Total for this student: 1e21, "5000 USD", "2000 H100-hours".')
+@click.option("--target-loss", type=LOSS, help="In place of a budget: the cheapest way to this loss.")
+@_teacher_option
+@scenario_options
+@limit_options
+@shape_options
+@hardware_options
+@law_option
+@seed_option
+@json_option
+def plan(
+    student: str,
+    budget: str | None,
+    target_loss: float | None,
+    teacher: str | None,
+    context: float | None,
+    vocab: float | None,
+    total_params: bool,
+    law: str,
+    seed: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train it or distill it: the optimal split of a budget, the verdict, the bill and the reasons.
+
+    The budget is per student and counts everything Eq 9 counts for --teacher. Counts are non-embedding parameters
+    unless --total-params is said.
+    """
+    from ..errors import InputError
+    from ..hardware import budget_flops, compute_for
+    from ..plan import plan as plan_
+    from ..units import parse_budget
+
+    hardware, scenario = hardware_from(options), scenario_from(teacher, options)
+    limits = limits_from(options, vocab=vocab, total_params=total_params)
+    who = student_from(student, context=context, vocab=vocab, total_params=total_params)
+    flops = None
+    if budget is not None:
+        money = parse_budget(budget)
+        hardware = compute_for(money, hardware)
+        flops = budget_flops(money, hardware)
+    elif target_loss is None:
+        raise InputError(
+            "--budget is missing; give a budget such as 1e21, or --target-loss for the cheapest plan to it"
+        )
+    answer = plan_(
+        law,
+        who,
+        flops,
+        scenario,
+        target_loss=target_loss,
+        limits=limits,
+        hardware=hardware,
+        seed=seed,
+        **shape_from(context, vocab),
+    )
+    if as_json:
+        return print_json(answer.to_json())
+    return _show_plan(answer)
+
+
+def _show_plan(answer: Plan) -> None:
+    from ..units import format_count, format_flops, format_money
+
+    distilled, alone, hardware = answer.distillation, answer.supervised, answer.compute
+    headline = {
+        "distill": "Distill it",
+        "supervised": "Train it supervised",
+        "toss-up": "Toss-up: the two differ by less than 0.01 nats",
+    }[answer.verdict]
+    gain = f"gain {answer.gain_nats:+.3f} nats"
+    if answer.gain_interval is not None and answer.probability is not None:
+        low, high = answer.gain_interval
+        gain += f" (90 %: {low:+.3f} to {high:+.3f}), P(gain > 0) = {answer.probability:.2f}"
+    line(f"{headline}. {gain}.", bold=True)
+
+    def bill(flops: float) -> list[str]:
+        usd = hardware.usd(flops)
+        return [format_flops(flops), format_count(hardware.hours(flops)), "none" if usd is None else format_money(usd)]
+
+    def span(ends: tuple[float, float] | None) -> str:
+        return "-" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
+
+    def side(plan: Distilled, ends: tuple[float, float] | None) -> list[str]:
+        shares = " / ".join(f"{share:.0%}" for share in plan.shares.values())
+        teacher = [format_count(plan.teacher.params), format_count(plan.teacher.tokens), f"{plan.teacher.loss:.3f}"]
+        return [
+            f"{plan.student_loss:.3f}",
+            span(ends),
+            format_count(plan.tokens),
+            *teacher,
+            shares,
+            *bill(plan.flops.total),
+        ]
+
+    names = ["student loss, nats/token", "  90 % interval", "student tokens", "teacher parameters", "teacher tokens"]
+    names += ["teacher loss", "student/logits/teacher", "FLOPs", f"{hardware.device} hours", "USD"]
+    columns = {"distilled": side(distilled, answer.student_interval)}
+    if answer.practical is not None:
+        columns["teacher ≤ 15T"] = side(answer.practical, None)
+    columns["supervised"] = [f"{alone.loss:.3f}", span(answer.supervised_interval), format_count(alone.tokens)]
+    columns["supervised"] += ["-"] * 4 + bill(alone.flops)
+    table((f"{format_count(distilled.params)} student", *columns), zip(names, *columns.values(), strict=True))
+    bullets("Reasons", answer.reasons)
+    bullets("Warnings", answer.warnings)
+    price = "no price known" if hardware.usd_per_hour is None else f"{hardware.usd_per_hour:g} USD/h"
+    line(f"Bill: {hardware.device}, {hardware.peak_flops:.4g} FLOP/s peak, MFU {hardware.mfu:g}, {price}.")
+
+
+@click.command(name="break-even", epilog=_example("break-even --student 1B --teacher inference"))
+@student_option
+@_teacher_option
+@click.option("--tolerance", type=float, default=0.01, show_default=True, help="nats that count as nothing.")
+@scenario_options
+@limit_options
+@shape_options
+@law_option
+@seed_option
+@json_option
+def break_even(
+    student: str,
+    teacher: str | None,
+    tolerance: float,
+    context: float | None,
+    vocab: float | None,
+    total_params: bool,
+    law: str,
+    seed: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """The budget above which supervised training is as good as distillation, or none and why."""
+    from ..breakeven import break_even as break_even_
+
+    scenario = scenario_from(teacher, options)
+    limits = limits_from(options, vocab=vocab, total_params=total_params)
+    who = student_from(student, context=context, vocab=vocab, total_params=total_params)
+    found = break_even_(law, who, scenario, limits=limits, tolerance=tolerance, seed=seed, **shape_from(context, vocab))
+    if as_json:
+        return print_json(found.to_json())
+    return _show_break_even(found)
+
+
+def _show_break_even(found: BreakEven) -> None:
+    from ..units import format_count, format_flops
+
+    def flops(x: float | None) -> str:
+        return "none" if x is None else f"{format_flops(x)} FLOPs"
+
+    rows = [("break-even", flops(found.budget_flops))]
+    if found.interval is not None:
+        low, high = found.interval
+        rows.append(("90 % interval", f"{flops(low)} to {flops(high)}"))
+    rows += [
+        (f"gain under {found.tolerance_nats:g} nats from", flops(found.negligible_from_flops)),
+        ("largest gain", f"{found.largest_gain_nats:+.3f} nats"),
+        ("popular rule (unsupported)", flops(found.folk_rule_flops)),
+    ]
+    table((f"{format_count(found.student_params)} student, teacher cost {found.scenario}", ""), rows)
+    rule = (
+        "the popular rule 3e20 · N_S/1e9 is linear in the student's size and does not ask who pays for the teacher; "
+        "the law's break-even grows about as N^1.8 from 1B to 10B when the teacher exists, and there is none when one "
+        "student pays for its training"
+    )
+    bullets("Reasons", [found.reason, rule])
+    bullets("Warnings", found.warnings)
+
+
+@click.command(
+    epilog=_example("frontier --students 300M,1B,3B --budgets 1e19:1e24:50 --teacher both --out frontier.csv")
+)
+@click.option("--students", required=True, metavar="LIST", help="Counts: 300M,1B,3B or 1e8:1e10:20 (log-spaced).")
+@click.option("--budgets", required=True, metavar="LIST", help="Total FLOPs: 1e19:1e24:50 or 1e20,1e21.")
+@click.option(
+    "--teacher", "scenarios", required=True, metavar="LIST", help="free, inference, pretraining, both, or several."
+)
+@click.option("--share-students", type=click.IntRange(1), default=1, metavar="K", help="K students share the training.")
+@limit_options
+@shape_options
+@law_option
+@click.option("--out", metavar="FILE", help="Write CSV here instead of to the screen.")
+@json_option
+def frontier(
+    students: str,
+    budgets: str,
+    scenarios: str,
+    share_students: int,
+    context: float | None,
+    vocab: float | None,
+    total_params: bool,
+    law: str,
+    out: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Optimal plans over a grid of students, budgets and scenarios, as CSV."""
+    from ..cost import Scenario
+    from ..plan import frontier as frontier_
+    from ..problem import as_evidence
+    from ..units import format_count, parse_range
+
+    path = output_path(out)
+    limits = limits_from(options, vocab=vocab, total_params=total_params)
+    sizes = [count_from(float(N), "--students", vocab, total_params) for N in parse_range(students)]
+    names = [name.strip() for name in scenarios.split(",")]
+    found = frontier_(
+        as_evidence(law),
+        sizes,
+        parse_range(budgets),
+        [Scenario.named(name, share_students) for name in names],
+        limits=limits,
+        **shape_from(context, vocab),
+    )
+    text = found.to_csv()
+    if path is not None:
+        write_atomically(path, text)
+    if as_json:
+        return print_json(found.summary() | {"out": out} if path else found.rows())
+    if path is None:
+        return click.echo(text, nl=False)
+    s = found.summary()
+    line(f"{s['plans']} plans written to {out}; {s['infeasible']} of them infeasible (empty cells).")
+    where = ", ".join(f"{s[v]} {v}" for v in ("distill", "supervised", "toss-up"))
+    line(f"Verdicts: {where}. Largest gain {s['largest_gain_nats']:+.3f} nats, {format_count(len(sizes))} students.")
+    return bullets("Warnings", found.warnings)
+
+
+@click.command(epilog=_example("teachers --student 1B --tokens 200B teachers.toml"))
+@click.argument("file", metavar="TEACHERS.toml", type=click.Path(path_type=Path))
+@student_option
+@click.option("--tokens", type=COUNT, help="Student training tokens.")
+@click.option("--budget", metavar="BUDGET", help="In place of tokens: total FLOPs, USD or hours for this student.")
+@shape_options
+@hardware_options
+@law_option
+@seed_option
+@json_option
+def teachers(
+    file: Path,
+    student: str,
+    tokens: float | None,
+    budget: str | None,
+    context: float | None,
+    vocab: float | None,
+    total_params: bool,
+    law: str,
+    seed: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Teachers you own, ranked for one student, with warnings.
+
+    TEACHERS.toml holds [[teacher]] tables with name, params, loss (measured on the student's data) and optionally
+    tokens, config, usd_per_million_tokens.
+    """
+    from ..errors import InputError
+    from ..hardware import budget_flops, compute_for
+    from ..teachers import rank_teachers, read_teachers
+    from ..units import format_count, format_flops, format_money, parse_budget
+
+    hardware = hardware_from(options)
+    who = student_from(student, context=context, vocab=vocab, total_params=total_params)
+    flops = None
+    if budget is not None:
+        money = parse_budget(budget)
+        hardware = compute_for(money, hardware)
+        flops = budget_flops(money, hardware)
+    if (tokens is None) == (flops is None):
+        raise InputError("give either --tokens or --budget" + ("" if tokens is None else ", not both"))
+    owned = read_teachers(file, total_params_vocab=shape_from(context, vocab)["vocab"] if total_params else None)
+    ranked = rank_teachers(
+        law, who, owned, tokens=tokens, budget=flops, hardware=hardware, seed=seed, **shape_from(context, vocab)
+    )
+    if as_json:
+        return print_json([teacher.to_json() for teacher in ranked])
+    rows = [
+        (
+            t.name,
+            format_count(t.params),
+            f"{t.loss:.3f}",
+            f"{t.student_loss:.3f}",
+            f"{t.gain_nats:+.3f}",
+            f"{t.gain_at_equal_flops:+.3f}",
+            t.regime,
+            format_flops(t.flops),
+            "none" if t.usd is None else format_money(t.usd),
+        )
+        for t in ranked
+    ]
+    columns = ("teacher", "params", "loss", "student", "gain", "gain at\nsame FLOPs", "regime", "FLOPs", "USD")
+    table(columns, rows)
+    line("Losses and gains in nats per token; gain is against supervised training on the same student tokens.")
+    said: dict[str, list[str]] = {}
+    for t in ranked:
+        for warning in t.warnings:
+            said.setdefault(warning, []).append(t.name)
+    everywhere = len(ranked)
+    return bullets(
+        "Warnings", [w if len(names) == everywhere else f"{', '.join(names)}: {w}" for w, names in said.items()]
+    )

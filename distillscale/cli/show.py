@@ -1,0 +1,107 @@
+"""How answers look on a terminal: short tables within 80 columns that read well without colour."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["as_json_text", "bullets", "line", "nats", "print_json", "table", "write_atomically"]
+
+WIDTH = 80
+
+
+def _plain(value: Any) -> Any:
+    """JSON values only: NumPy scalars become numbers, what is not finite becomes null."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]  # pyright: ignore[reportUnknownVariableType]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def as_json_text(value: Any) -> str:
+    """One JSON value, two spaces a level, strict numbers."""
+    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def print_json(value: Any) -> None:
+    """The whole of stdout under --json."""
+    click.echo(as_json_text(value))
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=False)
+    console.width = min(console.width, WIDTH)
+    return console
+
+
+def line(text: str = "", *, bold: bool = False) -> None:
+    """A paragraph, wrapped."""
+    from rich.text import Text
+
+    _console().print(Text(text, style="bold" if bold else ""))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
+    """A table with the first column to the left and the others to the right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    for i, name in enumerate(columns):
+        grid.add_column(name, justify="right" if i else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(cell) for cell in row))
+    _console().print(grid)
+
+
+def bullets(title: str, sentences: Sequence[str]) -> None:
+    """A titled list of sentences, wrapped with a hanging indent; nothing where there are none."""
+    if not sentences:
+        return
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    console = _console()
+    console.print(Text(title, style="bold"))
+    grid = Table.grid(padding=(0, 1))
+    for sentence in sentences:
+        grid.add_row("-", Text(sentence))
+    console.print(Padding(grid, (0, 0, 0, 1)))
+
+
+def nats(loss: float | None, ends: Sequence[float] | None = None) -> str:
+    """`2.152 (2.133 to 2.173)`."""
+    if loss is None:
+        return "none"
+    return f"{loss:.3f}" + ("" if ends is None else f" ({ends[0]:.3f} to {ends[1]:.3f})")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """The whole file or, where it cannot be written, the old one and one line of error."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise InputError(f"--out {str(path)!r} cannot be written: {error.strerror or error}") from None
