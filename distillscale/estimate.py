@@ -18,7 +18,7 @@ from .outcome import Finding, Outcome, hopeless
 from .runs import RunTable
 from .search import LAD_DELTA, Certificate, Optimum, scaled_hessian, search
 
-__all__ = ["OBJECTIVES", "Knowledge", "Prepared", "predict", "prepare"]
+__all__ = ["NORMAL_95", "OBJECTIVES", "Knowledge", "Prepared", "predict", "prepare"]
 
 Array = NDArray[np.float64]
 FittedLaw = SupervisedLaw | DistillationLaw
@@ -27,13 +27,13 @@ OBJECTIVES: Final = ("huber", "lad", "least-squares")
 _STARTS: Final = 12
 _STARTS_DISTILLATION: Final = 16
 # Coefficients without which the law has no size or data term; the others may end at a limit without harm.
-_ESSENTIAL: Final = frozenset({"A", "B", "alpha", "beta", "gamma"})
+_ESSENTIAL: Final = frozenset({"A", "B", "alpha", "beta"})
 # One standard error of log coefficient above which a coefficient counts as not identified.
 _LOOSE: Final = {"A": 1.0, "B": 1.0}
 _LOOSE_OTHERS: Final = 0.5
 _RANK: Final = 1e-12
 _LEAST_SD: Final = 1e-6
-_NORMAL_90: Final = 1.6448536269514722
+NORMAL_95: Final = 1.6448536269514722
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +50,7 @@ class Prepared:
 
     def coefficients(self, theta: Array) -> dict[str, Array]:
         """Named coefficients of free vectors (m, p), each (m,)."""
-        full = self.problem.full(theta)
-        return self.form.coefficients(full, self.n_mean, self.d_mean, scaled=self.problem.scaled)
+        return self.form.coefficients(self.problem.full(theta), self.n_mean, self.d_mean)
 
     def law(self, theta: Array) -> FittedLaw:
         """The law at one free vector (p,)."""
@@ -87,24 +86,29 @@ class Prepared:
         """
         residual = self.problem.residuals(theta[None])[0]
         n, p = len(residual), len(self.problem.free)
-        return float(np.quantile(np.abs(residual), 0.9)) / _NORMAL_90 * math.sqrt(n / max(n - p, 1))
+        return float(np.quantile(np.abs(residual), 0.9)) / NORMAL_95 * math.sqrt(n / max(n - p, 1))
 
     def knowledge(self, optimum: Optimum) -> Knowledge:
         """Standard errors of the logarithms of the coefficients, from the Gauss–Newton matrix (rows independent)."""
         inside = np.flatnonzero(~optimum.at_bound)
-        information = self.problem.information(optimum.theta[None])[0][np.ix_(inside, inside)]
-        scaled, scale = scaled_hessian(information)
+        slopes = self.problem.slopes(optimum.theta)[:, inside]
+        scaled, scale = scaled_hessian(slopes.T @ slopes)
         values, vectors = np.linalg.eigh(scaled)
         sd = max(self.residual_sd(optimum.theta), _LEAST_SD)
         known = values > _RANK * values[-1]
         spread = sd / np.sqrt(np.where(known, values, 1.0))
         spread[~known] = 1e6  # a direction that the rows do not see at all
-        names, slopes = self._log_slopes(optimum.theta)
-        root = slopes[:, inside] @ (scale[:, None] * vectors * spread)  # covariance of log coefficients = root rootᵀ
+        names, logs = self._log_slopes(optimum.theta)
+        root = logs[:, inside] @ (scale[:, None] * vectors * spread)  # covariance of log coefficients = root rootᵀ
         return Knowledge(names, root, bool(known.all()), frozenset(self._names(optimum.at_bound)))
 
     def _names(self, where: NDArray[np.bool_]) -> list[str]:
-        return [self.form.shape.names[j] for j, bound in zip(self.problem.free, where, strict=True) if bound]
+        """The coefficients behind these free coordinates (local ones stand for what they would switch off)."""
+        names = [self.form.shape.names[j] for j, bound in zip(self.problem.free, where, strict=True) if bound]
+        if self.problem.local is None:
+            return names
+        stands_for = {"A": "E" if self.problem.local.floor is not None else "A", "B": "the balance of A and B"}
+        return [stands_for.get(name, name) for name in names]
 
     def _log_slopes(self, theta: Array) -> tuple[tuple[str, ...], Array]:
         """∂ log(coefficient)/∂theta (names, p) by central differences: the map is smooth and known to all digits."""
@@ -220,7 +224,7 @@ def prepare(
         weights=np.ones((1, len(y))) if weights is None else weights,
         t=t,
         supervised=log_supervised,
-        scaled=box.scaled,
+        local=box.local,
     )
     return Prepared(
         form=form,

@@ -17,7 +17,7 @@ from .forms import Form, form_named
 from .laws import DistillationLaw, SupervisedLaw
 from .lawset import LawSet
 from .outcome import Outcome
-from .resample import Clusters, Draws, clusters_of, resample
+from .resample import LEAST_FREEDOM, Clusters, Draws, clusters_of, resample, taken_up
 from .runs import RunTable
 from .search import Optimum
 
@@ -98,10 +98,15 @@ class _Stage:
     def law(self) -> FittedLaw | None:
         return None if self.optimum is None else self.prepared.law(self.optimum.theta)
 
+    def freedom(self) -> float:
+        """Clusters beyond those that the coefficients take up."""
+        assert self.optimum is not None
+        return self.clusters.count - taken_up(self.prepared, self.optimum.theta, self.clusters)
+
     def resamples(self, rng: np.random.Generator, count: int, supervised: SupervisedLaw | None = None) -> Draws:
         assert self.optimum is not None
         weights = self.clusters.weights(rng, count)
-        return resample(self.prepared, self.optimum.theta, weights, self.clusters.count, supervised, self.rows)
+        return resample(self.prepared, self.optimum.theta, weights, self.clusters, supervised, self.rows)
 
 
 def _check(objective: str, delta: float, count: int) -> None:
@@ -242,14 +247,12 @@ def _draws(stage: _Stage, first: _Stage | None, settings: _Settings) -> tuple[di
     if not settings.bootstrap or stage.finding is None or not stage.finding.outcome.usable:
         return {}, 0, ""
     for one in (stage, first):
-        if one is not None and one.clusters.count <= (p := len(one.prepared.problem.free)) + 1:
+        if one is not None and one.freedom() < LEAST_FREEDOM:
             return (
                 {},
                 0,
-                (
-                    f"no intervals: {one.clusters.count} clusters ({one.clusters.name}) for {p} coefficients of the "
-                    f"{one.prepared.form.name} law; add runs from other clusters"
-                ),
+                f"no intervals: {one.clusters.count} clusters ({one.clusters.name}) leave no spread to measure beside "
+                f"the {one.prepared.form.name} law's coefficients; add runs from other clusters",
             )
     rng = np.random.default_rng(settings.seed)
     out: dict[str, Array] = {}

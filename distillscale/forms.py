@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from .coordinates import Local
 from .errors import InputError
 from .laws import DistillationLaw, SupervisedLaw
 from .objective import DISTILLATION, SUPERVISED, Shape
@@ -27,6 +28,8 @@ Bounds = Mapping[str, tuple[float, float]]
 LOGARITHMIC: Final = frozenset({"E", "A", "B", "d_eff", "f1"})
 NOT_IDENTIFIED: Final = ("c1", "d1")
 
+# E below this share of the lowest loss cannot be told from no floor at all.
+_LEAST_FLOOR = 1e-3
 # log 0 for exp(): small enough to vanish, finite so that nothing becomes nan.
 _LOG_ZERO = -800.0
 _LIMITS: Final[dict[str, tuple[float, float]]] = {
@@ -36,15 +39,23 @@ _LIMITS: Final[dict[str, tuple[float, float]]] = {
     "B": (-40.0, 60.0),
     "alpha": (1e-3, 10.0),
     "beta": (1e-3, 10.0),
-    "gamma": (0.03, 5.0),
+    "gamma": (0.1, 5.0),
     "c0": (0.0, 20.0),
     "d_eff": (math.log(0.2), math.log(5.0)),
     "f1": (math.log(0.01), math.log(3.0)),
 }
+# Of the local coordinates in the places of A, B, alpha, beta (1/γ has the limits of γ), without and with a free floor.
+_LOCAL: Final[dict[str, tuple[float, float]]] = {
+    "A": (-20.0, 6.0),
+    "B": (-4.0, 4.0),
+    "alpha": (1e-5, 1.5),
+    "beta": (1e-5, 1.5),
+}
+_LOCAL_FLOOR: Final = _LOCAL | {"E": (-5.0, 5.0), "A": (-7.0, -math.log(_LEAST_FLOOR))}
+# exp() of more is no number
+_LARGEST_LOG = 700.0
 # log A and log B where they are not those of centred sizes and tokens
 _UNCENTRED = (-100.0, 300.0)
-# E below this share of the lowest loss cannot be told from no floor at all.
-_LEAST_FLOOR = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,14 +83,12 @@ class Form:
             return "distillation"
         return self.name if self.name == "chinchilla" else "supervised"
 
-    def coefficients(self, full: Array, n_mean: float, d_mean: float, *, scaled: bool) -> dict[str, Array]:
-        """Coefficients of full vectors (..., all), each of shape (...); A and B for N and D as they are."""
-        out = {name: full[..., j] for j, name in enumerate(self.shape.names)}
-        if scaled:
-            out |= {name: out[name] / out["gamma"] for name in ("A", "B", "alpha", "beta")}
+    def coefficients(self, natural: Array, n_mean: float, d_mean: float) -> dict[str, Array]:
+        """Coefficients of full natural vectors (..., all), each of shape (...); A and B for N and D as they are."""
+        out = {name: natural[..., j] for j, name in enumerate(self.shape.names)}
         out["A"] = out["A"] + out["alpha"] * n_mean
         out["B"] = out["B"] + out["beta"] * d_mean
-        return {name: np.exp(value) if name in LOGARITHMIC else value for name, value in out.items()}
+        return {name: np.exp(np.minimum(v, _LARGEST_LOG)) if name in LOGARITHMIC else v for name, v in out.items()}
 
     def law(self, values: Mapping[str, Any], supervised: SupervisedLaw | None) -> SupervisedLaw | DistillationLaw:
         """The law with these coefficients (numbers, or arrays of draws)."""
@@ -123,8 +132,8 @@ class Box:
     upper: Array
     centre_n: bool
     centre_d: bool
-    scaled: bool
-    """Whether A, B, α, β are represented by their products with γ, which a bound on one of them forbids."""
+    local: Local | None
+    """The coordinates of the bounds; a bound on A, B, α or β (or E) is one in natural coordinates only."""
     given: frozenset[str]
 
     @property
@@ -149,14 +158,18 @@ def box_of(form: Form, bounds: Bounds | None, least_loss: float) -> Box:
     for name in ("A", "B"):
         if name not in bounds and name in limits:
             limits[name] = _LIMITS[name]
+    local = None
+    if not {"A", "B", "alpha", "beta"} & {*bounds, *form.fixed}:
+        floor = "E" in form.free and "E" not in bounds
+        local = form.shape.local(floor=floor)
+        limits |= (_LOCAL_FLOOR if floor else _LOCAL) | {"gamma": (1.0 / limits["gamma"][1], 1.0 / limits["gamma"][0])}
     lower, upper = np.array([limits[name] for name in form.shape.names]).T
-    natural = limits["gamma"][0] == limits["gamma"][1] or {"A", "B", "alpha", "beta"} & ({*bounds} | {*form.fixed})
     return Box(
         lower=lower,
         upper=upper,
         centre_n="A" not in bounds,
         centre_d="B" not in bounds,
-        scaled=not natural,
+        local=local,
         given=frozenset(bounds),
     )
 

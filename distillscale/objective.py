@@ -9,10 +9,9 @@ Both laws have one shape (Eq 44 and Eq 49 of Busbridge et al. 2025):
     distillation   u = ln L_T                    s = −c0 ln L_T − exp( (ln L_T − ln L̃_S − κ)/f1 ),   κ = log d_eff
 
 Each of u, t_A, t_B, γ, c0, κ, φ = log f1 is a *channel*: linear in the coefficients, with row features (1, n, d,
-ln L_T) that all items of a batch share. With γ free, only the products a′ = γa, α′ = γα, b′, β′ of a term that
-dominates are seen by the data, so there t_A = (a′ − α′ n)/γ and t_B likewise (`scaled`), which straightens that valley.
-So a pass computes first and second derivatives in the few channels row by row, and one matrix product with the
-features turns them into the gradient and Hessian in the coefficients.
+ln L_T) that all items of a batch share. So a pass computes first and second derivatives in the few channels row by
+row, and one matrix product with the features turns them into the gradient and Hessian in the coefficients. Where γ is
+free, these are then carried over to the local coordinates of `coordinates`.
 """
 
 from __future__ import annotations
@@ -23,6 +22,8 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .coordinates import Local
 
 __all__ = ["DISTILLATION", "SUPERVISED", "Problem", "Shape"]
 
@@ -44,6 +45,11 @@ class Shape:
     channels: tuple[str, ...]
     features: tuple[str, ...]
     signs: tuple[float, ...]
+
+    def local(self, *, floor: bool) -> Local:
+        """The local coordinates of this law's bracket, and of its floor E where that is free."""
+        A, B, alpha, beta, gamma = (self.names.index(name) for name in ("A", "B", "alpha", "beta", "gamma"))
+        return Local((A, B, alpha, beta, gamma), self.names.index("E") if floor else None)
 
 
 SUPERVISED: Final = Shape(
@@ -117,8 +123,8 @@ class Problem:
     """ln L_T (n,), distillation only."""
     supervised: Array | None = None
     """ln L̃_S, shape (1 or items, n), distillation only."""
-    scaled: bool = False
-    """Whether the vectors hold γ·log A, γ·log B, γα, γβ in place of log A, log B, α, β."""
+    local: Local | None = None
+    """The coordinates of `fixed` and of the optimiser, where they are not the natural ones."""
 
     @cached_property
     def plan(self) -> _Plan:
@@ -140,22 +146,52 @@ class Problem:
         return replace(self, delta=delta)
 
     def full(self, theta: Array) -> Array:
-        """The full coefficient vectors (m, all) of free ones (m, p)."""
+        """The full natural coefficient vectors (m, all) of free ones (m, p)."""
+        out = self._filled(theta)
+        return out if self.local is None else self.local.to_natural(out)
+
+    def _filled(self, theta: Array) -> Array:
         out = np.tile(self.fixed, (len(theta), 1))
         out[:, list(self.free)] = theta
         return out
 
     def evaluate(self, theta: Array, items: NDArray[np.intp]) -> tuple[Array, Array, Array]:
         """Value (m,), gradient (m, p) and Hessian (m, p, p) of the objective at free coefficients theta (m, p)."""
-        moments = self._moments(theta, items, gauss_newton=False)
+        moments = self._moments(theta, items)
         rows, columns, sign = self.plan.gradient
         gradient = moments[rows, :, columns].T * sign
         rows, columns, sign = self.plan.hessian
-        return moments[0, :, 0].copy(), gradient, moments[rows, :, columns].transpose(2, 0, 1) * sign
+        hessian = moments[rows, :, columns].transpose(2, 0, 1) * sign
+        if self.local is not None:
+            free = np.array(self.free)
+            all_gradient = np.zeros((len(theta), len(self.fixed)))
+            all_hessian = np.zeros((len(theta), len(self.fixed), len(self.fixed)))
+            all_gradient[:, free] = gradient
+            all_hessian[:, free[:, None], free] = hessian
+            all_gradient, all_hessian = self.local.chain(self._filled(theta), all_gradient, all_hessian)
+            gradient, hessian = all_gradient[:, free], all_hessian[:, free[:, None], free]
+        return moments[0, :, 0].copy(), gradient, hessian
 
-    def information(self, theta: Array) -> Array:
-        """Σ w g gᵀ with g = ∂ log L̂/∂theta, shape (m, p, p): the Gauss–Newton matrix of least squares."""
-        moments = self._moments(theta, np.arange(len(theta)), gauss_newton=True)
+    def slopes(self, theta: Array) -> Array:
+        """∂ log L̂/∂theta of every row at one free vector (p,), shape (n, p)."""
+        state = self._channels(self.full(theta[None]), np.zeros(1, np.intp))
+        first = self._first(state) | {"u": (1.0 - state["p"]) / state["p"]}
+        rows = {"n": self.n, "d": self.d, "1": 1.0} | ({} if self.t is None else {"t": self.t})
+        shape = self.shape
+        columns = [
+            shape.signs[j] * (state["p"] * first[shape.channels[j]])[0] * rows[shape.features[j]] for j in self.free
+        ]
+        natural = np.column_stack(columns)
+        if self.local is None:
+            return natural
+        free = list(self.free)
+        return natural @ self.local.jacobian(self._filled(theta[None]))[0][np.ix_(free, free)]
+
+    def _gradient(self, moments: Array) -> Array:
+        rows, columns, sign = self.plan.gradient
+        return moments[rows, :, columns].T * sign
+
+    def _hessian(self, moments: Array) -> Array:
         rows, columns, sign = self.plan.hessian
         return moments[rows, :, columns].transpose(2, 0, 1) * sign
 
@@ -164,7 +200,7 @@ class Problem:
         state = self._channels(self.full(theta), np.arange(len(theta)))
         return np.log(state["L"]) - self.y
 
-    def _moments(self, theta: Array, items: NDArray[np.intp], *, gauss_newton: bool) -> Array:
+    def _moments(self, theta: Array, items: NDArray[np.intp]) -> Array:
         full, features = self.full(theta), self.features
         depth = 1 + len(self.plan.channels) + len(self.plan.pairs)
         out = np.empty((depth, len(theta), features.shape[1]))
@@ -173,7 +209,7 @@ class Problem:
         for at in range(0, len(theta), size):
             part = stack[:, : min(size, len(theta) - at)]
             chosen = items[at : at + size]
-            self._rows(full[at : at + size], chosen, part, gauss_newton)
+            self._rows(full[at : at + size], chosen, part)
             np.matmul(part, features, out=out[:, at : at + size])
         return out
 
@@ -183,9 +219,9 @@ class Problem:
         gamma = column["gamma"]
         log_capacity = column["A"] - column["alpha"] * self.n
         log_data = column["B"] - column["beta"] * self.d
-        if self.scaled:
-            log_capacity = np.clip(log_capacity / gamma, -_LARGEST_LOG, _LARGEST_LOG)
-            log_data = np.clip(log_data / gamma, -_LARGEST_LOG, _LARGEST_LOG)
+        if self.local is not None:  # elsewhere the box keeps them in range
+            log_capacity = np.clip(log_capacity, -_LARGEST_LOG, _LARGEST_LOG)
+            log_data = np.clip(log_data, -_LARGEST_LOG, _LARGEST_LOG)
         capacity = np.exp(log_capacity)
         both = capacity + np.exp(log_data)
         state: dict[str, Array] = {"P": capacity / both, "gamma": gamma}
@@ -193,7 +229,7 @@ class Problem:
             x = both
         else:
             log_x = gamma * (log_both := np.log(both))
-            state |= {"log_both": log_both, "log_capacity": log_capacity, "log_data": log_data}
+            state["log_both"] = log_both
             if self.t is not None:
                 log_x -= column["c0"] * self.t
                 log_x -= self._gate(column, items, state)
@@ -213,19 +249,16 @@ class Problem:
         state["z"], state["G"], state["1/f1"] = z, np.exp(z), inverse
         return state["G"]
 
-    def _rows(self, full: Array, items: NDArray[np.intp], out: Array, gauss_newton: bool) -> None:
+    def _rows(self, full: Array, items: NDArray[np.intp], out: Array) -> None:
         """Fill `out` with the weight of each row in the value, in each channel and in each pair of channels."""
         state = self._channels(full, items)
         weights = self.weights if len(self.weights) == 1 else self.weights[items]
         residual = np.log(state["L"]) - self.y
         p, share = state["p"], 1.0 - state["p"]
-        if gauss_newton:
-            force, curvature = np.zeros_like(p), weights + np.zeros_like(p)
-        else:
-            force = np.minimum(np.maximum(residual, -self.delta), self.delta)  # ρ′, clipped at ±δ
-            curvature = weights * (force == residual)
-            out[0] = weights * force * (residual - 0.5 * force)
-            force *= weights
+        force = np.minimum(np.maximum(residual, -self.delta), self.delta)  # ρ′, clipped at ±δ
+        curvature = weights * (force == residual)
+        out[0] = weights * force * (residual - 0.5 * force)
+        force *= weights
         of_x = force * p
         first = self._first(state)
         for k, name in enumerate(self.plan.channels, 1):
@@ -250,11 +283,8 @@ class Problem:
         P = state["P"]
         if "log_both" not in state:
             return {"A": P, "B": 1.0 - P}
-        if self.scaled:
-            entropy = state["log_both"] - state["log_data"] - P * (state["log_capacity"] - state["log_data"])
-            first = {"A": P, "B": 1.0 - P, "gamma": entropy}
-        else:
-            first = {"A": (of_A := state["gamma"] * P), "B": state["gamma"] - of_A, "gamma": state["log_both"]}
+        of_A = state["gamma"] * P
+        first = {"A": of_A, "B": state["gamma"] - of_A, "gamma": state["log_both"]}
         if "G" in state:
             G = state["G"]
             first |= {"c0": np.ones((1, 1)), "kappa": G * state["1/f1"], "phi": G * state["z"]}
@@ -265,13 +295,9 @@ class Problem:
         P, gamma = state["P"], state["gamma"]
         match pair:
             case ("A", "A") | ("B", "B"):
-                return (P - P * P) / gamma if self.scaled else gamma * (P - P * P)
+                return gamma * (P - P * P)
             case ("A", "B"):
-                return (P * P - P) / gamma if self.scaled else gamma * (P * P - P)
-            case ("A", "gamma") | ("B", "gamma") | ("gamma", "gamma") if self.scaled:
-                gap = state["log_data"] - state["log_capacity"]
-                factor = gap if pair[0] == "A" else -gap if pair[0] == "B" else gap * gap
-                return (P - P * P) / gamma * factor
+                return gamma * (P * P - P)
             case ("A", "gamma"):
                 return P
             case ("B", "gamma"):

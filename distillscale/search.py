@@ -27,6 +27,7 @@ LAD_DELTA: Final = 1e-7
 _WIDEST: Final = 3e-2
 _AGREE: Final = 1e-6
 _HOPELESS: Final = 1.5
+_KEPT: Final = 4
 _STAGE_STEPS: Final = 20
 _LAST_STEPS: Final = 80
 _LAST_STEPS_LAD: Final = 300  # a kink at every row
@@ -83,7 +84,8 @@ def search(problem: Problem, box: Box, starts: int) -> Optimum:
         found = minimise(
             problem.with_delta(delta).evaluate, theta, lower, upper, tolerance=1e-5, max_steps=_STAGE_STEPS
         )
-        theta = found.theta[found.value <= _HOPELESS * np.min(found.value) + 1e-20]
+        rank = np.argsort(np.argsort(found.value))
+        theta = found.theta[(found.value <= _HOPELESS * np.min(found.value) + 1e-20) | (rank < _KEPT)]
     found = minimise(
         problem.evaluate, theta, lower, upper, max_steps=_LAST_STEPS_LAD if problem.delta <= LAD_DELTA else _LAST_STEPS
     )
@@ -102,7 +104,7 @@ def certify(problem: Problem, box: Box, theta: Array, starts: int, agreeing: int
     norm, least = 0.0, 1.0
     if inside.any():
         influence = np.clip(problem.residuals(theta[None])[0], -problem.delta, problem.delta)
-        length = np.diagonal(problem.information(theta[None])[0])[inside] + 1e-300
+        length = np.sum(problem.slopes(theta)[:, inside] ** 2, axis=0) + 1e-300
         size = np.sum(problem.weights[0] * influence**2) + len(influence) * _ROUNDING**2
         norm = float(np.linalg.norm(gradient[inside] / np.sqrt(length * size)))
         least = float(np.linalg.eigvalsh(scaled_hessian(hessian[np.ix_(inside, inside)])[0])[0])

@@ -24,7 +24,7 @@ Array = NDArray[np.float64]
 
 _WIDE: Final = 3e-2
 _ROWS: Final = 400  # more rows do not make a coarse grid finer
-_EXPONENTS: Final = np.geomspace(0.04, 1.6, 12)  # of the loss, γα and γβ
+_EXPONENTS: Final = np.geomspace(0.04, 1.6, 10)  # of the loss, γα and γβ
 _EXPONENTS_COARSE: Final = np.geomspace(0.1, 0.7, 4)
 _FLOORS: Final = (0.02, 0.3, 0.5, 0.65, 0.8, 0.9, 0.97)  # E as a share of the lowest loss
 _GAMMAS: Final = (0.1, 0.3, 0.6, 1.0, 1.6)
@@ -37,7 +37,7 @@ def starting_points(problem: Problem, lower: Array, upper: Array, count: int) ->
     """At most `count` starts, free coefficients (count, p), best first, each inside the box (full vectors)."""
     order = np.argsort(problem.y)
     rows = order[:: max(1, math.ceil(len(order) / _ROWS))]
-    box = {name: (lower[j], upper[j]) for j, name in enumerate(problem.shape.names)}
+    box = _natural_box(problem, lower, upper)
     axes = _outer_axes(problem, box)
     scores: list[Array] = []
     vectors: list[Array] = []
@@ -55,6 +55,17 @@ def starting_points(problem: Problem, lower: Array, upper: Array, count: int) ->
         return np.clip(problem.fixed, lower, upper)[None, list(problem.free)]
     chosen = _spread(np.concatenate(scores), np.concatenate(places), count)
     return np.clip(np.concatenate(vectors)[chosen], lower, upper)[:, list(problem.free)]
+
+
+def _natural_box(problem: Problem, lower: Array, upper: Array) -> dict[str, tuple[float, float]]:
+    """Bounds by coefficient; in local coordinates only γ (and E) keep theirs, the grid being inside the others."""
+    box = {name: (lower[j], upper[j]) for j, name in enumerate(problem.shape.names)}
+    if problem.local is not None:
+        low, high = box["gamma"]
+        box |= dict.fromkeys(("A", "B", "alpha", "beta"), (0.0, math.inf)) | {"gamma": (1.0 / high, 1.0 / low)}
+        if problem.local.floor is not None:
+            box["E"] = (-math.inf, math.inf)
+    return box
 
 
 def _axis(values: tuple[float, ...] | Array, ends: tuple[float, float]) -> Array:
@@ -80,7 +91,8 @@ def _cells(
     problem: Problem, rows: NDArray[np.intp], values: dict[str, float], box: dict[str, tuple[float, float]]
 ) -> tuple[Array, Array, NDArray[np.intp]] | None:
     """All (α, β) of one outer cell: score (cells,), full vectors (cells, all), grid positions (cells, 2)."""
-    y, n, d, gamma = problem.y[rows], problem.n[rows], problem.d[rows], values["gamma"]
+    y, n, d = problem.y[rows], problem.n[rows], problem.d[rows]
+    gamma = values["gamma"]
     loss = np.exp(y)
     if problem.t is None:
         floor, strength = np.full_like(loss, math.exp(values["E"])), np.ones_like(loss)
@@ -95,8 +107,7 @@ def _cells(
     T = (np.maximum(excess, 1e-9) / strength) ** (1.0 / gamma)
     weight = np.where(excess > 0, (gamma * excess / (T * loss)) ** 2, 0.0)
     grid = _EXPONENTS if problem.t is None else _EXPONENTS_COARSE
-    unit = gamma if problem.scaled else 1.0  # what the vectors hold is unit·α
-    alpha, beta = (_axis(grid / gamma * unit, box[name]) / unit for name in ("alpha", "beta"))
+    alpha, beta = _axis(grid / gamma, box["alpha"]), _axis(grid / gamma, box["beta"])
     P, Q = np.exp(-np.multiply.outer(alpha, n)), np.exp(-np.multiply.outer(beta, d))
     A, B = _linear(P, Q, weight, T)
     both = A[..., None] * P[:, None] + B[..., None] * Q
@@ -104,10 +115,10 @@ def _cells(
     clipped = np.minimum(residual, _WIDE)
     score = (clipped * (residual - 0.5 * clipped)).sum(-1).ravel()
     inner = np.indices((len(alpha), len(beta))).reshape(2, -1).T
-    filled = values | {"A": unit * np.log(A).ravel(), "B": unit * np.log(B).ravel()}
-    filled |= {"alpha": unit * alpha[inner[:, 0]], "beta": unit * beta[inner[:, 1]]}
-    columns = [np.broadcast_to(filled[name], len(inner)) for name in problem.shape.names]
-    return score, np.column_stack(columns), inner
+    filled = values | {"A": np.log(A).ravel(), "B": np.log(B).ravel()}
+    filled |= {"alpha": alpha[inner[:, 0]], "beta": beta[inner[:, 1]]}
+    columns = np.column_stack([np.broadcast_to(filled[name], len(inner)) for name in problem.shape.names])
+    return score, columns if problem.local is None else problem.local.from_natural(columns), inner
 
 
 def _linear(P: Array, Q: Array, weight: Array, T: Array) -> tuple[Array, Array]:
