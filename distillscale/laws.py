@@ -300,7 +300,7 @@ def effective_tokens(D: ArrayLike, unique: ArrayLike, R_star: float) -> Array:
     """
     D, U = np.asarray(D, float), np.asarray(unique, float)
     R = np.maximum(D / U - 1.0, 0.0)
-    return np.minimum(D, U) + np.where(R > 0, U * R_star * -np.expm1(-R / R_star), 0.0)
+    return np.minimum(D, U) + np.where(R > 0, U, 0.0) * R_star * -np.expm1(-R / R_star)  # U may be infinite
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
