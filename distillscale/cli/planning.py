@@ -366,7 +366,7 @@ def teachers(
     from ..errors import InputError
     from ..hardware import budget_flops, compute_for
     from ..teachers import rank_teachers, read_teachers
-    from ..units import format_count, format_flops, format_money, parse_budget
+    from ..units import format_count, format_money, parse_budget
 
     hardware = hardware_from(options)
     who = student_from(student, context=context, vocab=vocab, total_params=total_params)
@@ -392,14 +392,13 @@ def teachers(
             f"{t.gain_nats:+.3f}",
             f"{t.gain_at_equal_flops:+.3f}",
             t.regime,
-            format_flops(t.flops),
             "none" if t.usd is None else format_money(t.usd),
         )
         for t in ranked
     ]
-    columns = ("teacher", "params", "loss", "student", "gain", "gain at\nsame FLOPs", "regime", "FLOPs", "USD")
+    columns = ("teacher", "params", "loss", "student", "gain", "at equal\nFLOPs", "regime", "USD")
     table(columns, rows)
-    line("Losses and gains in nats per token; gain is against supervised training on the same student tokens.")
+    line("Losses and gains in nats per token, against supervised training on the same tokens or with equal FLOPs.")
     said: dict[str, list[str]] = {}
     for t in ranked:
         for warning in t.warnings:

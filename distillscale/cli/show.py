@@ -67,7 +67,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str |
 
     grid = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
     for i, name in enumerate(columns):
-        grid.add_column(name, justify="right" if i else "left", overflow="fold")
+        grid.add_column(name, justify="right" if i else "left", overflow="fold", no_wrap=i > 0)
     for row in rows:
         grid.add_row(*(Text(cell) for cell in row))
     _console().print(grid)
@@ -82,7 +82,8 @@ def bullets(title: str, sentences: Sequence[str]) -> None:
     from rich.text import Text
 
     console = _console()
-    console.print(Text(title, style="bold"))
+    if title:
+        console.print(Text(title, style="bold"))
     grid = Table.grid(padding=(0, 1))
     for sentence in sentences:
         grid.add_row("-", Text(sentence))

@@ -1,0 +1,47 @@
+# On a machine with Python 3.11+ alone: `make demo` shows the tool at work, `make test` tests it. Both set up .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+TESTS := $(BIN)/python -m pytest -n auto
+
+.PHONY: demo test check lint format slow bench clean
+
+demo: $(VENV)/.core
+	$(BIN)/python scripts/demo.py
+
+test: $(VENV)/.dev
+	$(TESTS) -m "not slow"
+
+check: lint
+	$(TESTS) -m "not slow"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+slow: $(VENV)/.dev
+	$(TESTS) -m slow --timeout 3600
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/run.py --write docs/benchmarks.md
+
+clean:
+	rm -rf $(VENV) .venv-bench
+
+# Stamps: an install runs again only when what it installs changed.
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(PIP) -e '.[dev]'
+	touch $@ $(VENV)/.core
