@@ -15,15 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import InputError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = [
     "ASPECT",
@@ -189,13 +186,6 @@ class Arch:
         around = range(max(1, math.floor(depth) - 1), math.ceil(depth) + 2)
         members = (cls.from_depth(layers, vocab=vocab, context=context, aspect=aspect) for layers in around)
         return min(members, key=lambda member: abs(math.log(member.params / params)))
-
-    @classmethod
-    def from_hf_config(cls, source: str | Path | Mapping[str, Any], *, context: int | None = None) -> Arch:
-        """The shape in a Hugging Face config.json (the file, its directory, or its content); see `hfconfig`."""
-        from .hfconfig import read_hf_config
-
-        return read_hf_config(source, context=context)
 
     @property
     def attention_width(self) -> int:

@@ -18,6 +18,7 @@ from .confidence import TOSS_UP, confidence_of, interval_of, range_warnings, sta
 from .cost import TRAINING_PASSES, Scenario, bill
 from .errors import InfeasibleError, InputError
 from .hardware import Compute, compute
+from .hfconfig import read_hf_config
 from .lawset import LawSet
 from .problem import Student, as_evidence, as_student, worth
 from .reasons import hard_label_advice
@@ -218,7 +219,7 @@ def _teacher(entry: object, where: str, home: Path, vocab: float | None) -> Owne
         raise InputError(f"{where} lacks {', '.join(missing)}; each needs name, params (or config) and loss")
     flops: float | None = None
     if "config" in entry:
-        arch = Arch.from_hf_config(home / str(entry["config"]))
+        arch = read_hf_config(home / str(entry["config"]))
         flops, params = arch.forward_flops_per_token, float(arch.params)
     else:
         params = parse_count(entry["params"], f"{where} params")

@@ -27,6 +27,7 @@ from distillscale.arch import (
     params_from_total,
 )
 from distillscale.errors import InputError
+from distillscale.hfconfig import read_hf_config
 
 # Busbridge et al. 2025, Table 13, as printed: N, N_total (billions), layers, d_model, d_ff, C_fwd, 2N with its error in
 # percent, Eq 69 with its error in percent (all FLOPs in billions per token). 10B prints d_ff 12672; see the test.
@@ -387,50 +388,50 @@ PUBLIC = {
 @pytest.mark.parametrize("name", PUBLIC)
 def test_public_models_have_their_published_parameters(name: str) -> None:
     config, total = PUBLIC[name]
-    shape = Arch.from_hf_config(config)
+    shape = read_hf_config(config)
     assert shape.total_params == total
     assert shape.total_params == sum(tensors(shape).values())
 
 
 def test_pythia_has_its_published_non_embedding_parameters() -> None:
     for size, published in ((neox(512, 6, 8), 18_915_328), (neox(2048, 16, 8), 805_736_448)):
-        assert Arch.from_hf_config(size).params == published
+        assert read_hf_config(size).params == published
 
 
 def test_what_a_configuration_leaves_out_is_its_types_default() -> None:
     """Defaults of the configuration classes in transformers 4: heads, ties, head sizes, biases."""
 
     def without(config: dict[str, object], *keys: str) -> Arch:
-        return Arch.from_hf_config({key: value for key, value in config.items() if key not in keys})
+        return read_hf_config({key: value for key, value in config.items() if key not in keys})
 
     base = llama(2048, 8192, 4, 32, 32, 32000)
     assert without(base | {"model_type": "llama"}, "num_key_value_heads").kv_heads == 32
     assert without(base | {"model_type": "mistral"}, "num_key_value_heads").kv_heads == 8
-    assert Arch.from_hf_config(base | {"model_type": "mistral", "num_key_value_heads": None}).kv_heads == 32
+    assert read_hf_config(base | {"model_type": "mistral", "num_key_value_heads": None}).kv_heads == 32
     assert without(base | {"model_type": "qwen2"}, "num_key_value_heads").kv_heads == 32
     assert without(base | {"model_type": "gemma2"}, "num_key_value_heads").kv_heads == 4
-    assert Arch.from_hf_config(base | {"model_type": "llama"}).d_head == 64
-    assert Arch.from_hf_config(base | {"model_type": "llama", "head_dim": None}).d_head == 64
-    assert Arch.from_hf_config(base | {"model_type": "qwen3"}).d_head == 128
-    assert Arch.from_hf_config(base | {"model_type": "gemma"}).d_head == 256
+    assert read_hf_config(base | {"model_type": "llama"}).d_head == 64
+    assert read_hf_config(base | {"model_type": "llama", "head_dim": None}).d_head == 64
+    assert read_hf_config(base | {"model_type": "qwen3"}).d_head == 128
+    assert read_hf_config(base | {"model_type": "gemma"}).d_head == 256
     kinds = [kind for kind in hfconfig.SUPPORTED if kind not in ("gpt2", "gemma3")]
-    tied = {kind for kind in kinds if Arch.from_hf_config(base | {"model_type": kind}).tied}
+    tied = {kind for kind in kinds if read_hf_config(base | {"model_type": kind}).tied}
     assert tied == {"gemma", "gemma2", "gemma3_text", "smollm3"}
-    assert Arch.from_hf_config(GPT2).tied
-    assert Arch.from_hf_config(GPT2 | {"n_inner": None}).d_ff == 4 * 768
-    assert Arch.from_hf_config(GPT2 | {"n_inner": 1000}).d_ff == 1000
-    biased = Arch.from_hf_config(base | {"model_type": "llama", "attention_bias": True, "mlp_bias": True})
-    plain = Arch.from_hf_config(base | {"model_type": "llama"})
+    assert read_hf_config(GPT2).tied
+    assert read_hf_config(GPT2 | {"n_inner": None}).d_ff == 4 * 768
+    assert read_hf_config(GPT2 | {"n_inner": 1000}).d_ff == 1000
+    biased = read_hf_config(base | {"model_type": "llama", "attention_bias": True, "mlp_bias": True})
+    plain = read_hf_config(base | {"model_type": "llama"})
     assert biased.params - plain.params == 4 * (4 * 2048 + 2 * 8192 + 2048)
     unbiased = neox(512, 6, 8) | {"attention_bias": False}
-    assert Arch.from_hf_config(neox(512, 6, 8)).params - Arch.from_hf_config(unbiased).params == 6 * 4 * 512
+    assert read_hf_config(neox(512, 6, 8)).params - read_hf_config(unbiased).params == 6 * 4 * 512
 
 
 def test_gemma_3_with_vision_is_its_language_model() -> None:
     # gemma-3-4b writes only what differs from the defaults of its text configuration.
     text = {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34, "model_type": "gemma3_text"}
-    whole = Arch.from_hf_config({"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 1152}})
-    assert whole == Arch.from_hf_config(text)
+    whole = read_hf_config({"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 1152}})
+    assert whole == read_hf_config(text)
     assert (whole.heads, whole.kv_heads, whole.d_head, whole.vocab) == (8, 4, 256, 262_208)
     # 4,300,079,472 in its safetensors metadata, less the vision tower (416,866,032) and the projector (2,950,272).
     assert whole.total_params == 4_300_079_472 - 416_866_032 - 2_950_272
@@ -438,17 +439,17 @@ def test_gemma_3_with_vision_is_its_language_model() -> None:
 
 def test_flops_are_counted_at_the_papers_context_unless_told() -> None:
     long = llama(4096, 14336, 32, 32, 8, 128_256, model_type="llama", max_position_embeddings=131_072)
-    assert Arch.from_hf_config(long).context == CONTEXT
-    assert Arch.from_hf_config(long, context=131_072).context == 131_072
-    assert Arch.from_hf_config(GPT2).context == 1024
+    assert read_hf_config(long).context == CONTEXT
+    assert read_hf_config(long, context=131_072).context == 131_072
+    assert read_hf_config(GPT2).context == 1024
     with pytest.raises(InputError, match=r"Arch.context must be a positive whole number; got 0"):
-        Arch.from_hf_config(long, context=0)
+        read_hf_config(long, context=0)
 
 
 def test_a_file_or_its_directory_will_do(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(GPT2))
-    expected = Arch.from_hf_config(GPT2)
-    assert Arch.from_hf_config(tmp_path) == Arch.from_hf_config(str(tmp_path / "config.json")) == expected
+    expected = read_hf_config(GPT2)
+    assert read_hf_config(tmp_path) == read_hf_config(str(tmp_path / "config.json")) == expected
 
 
 LLAMA = llama(4096, 11008, 32, 32, 32, 32000, model_type="llama")
@@ -481,7 +482,7 @@ LLAMA = llama(4096, 11008, 32, 32, 32, 32000, model_type="llama")
 )
 def test_a_wrong_configuration_is_refused_in_one_line(change: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
-        Arch.from_hf_config(LLAMA | change)
+        read_hf_config(LLAMA | change)
     assert "\n" not in str(error.value)
 
 
@@ -498,14 +499,14 @@ def test_a_wrong_configuration_is_refused_in_one_line(change: dict[str, object],
 def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(InputError, match=message):
-        Arch.from_hf_config(tmp_path)
+        read_hf_config(tmp_path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"directory .* holds no config.json; give"):
-        Arch.from_hf_config(tmp_path)
+        read_hf_config(tmp_path)
     with pytest.raises(InputError, match=r"config .*nowhere.json does not exist; give"):
-        Arch.from_hf_config(tmp_path / "nowhere.json")
+        read_hf_config(tmp_path / "nowhere.json")
 
 
 def test_every_public_name_exists() -> None:

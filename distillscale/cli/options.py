@@ -191,14 +191,15 @@ def student_from(text: str, *, context: float | None, vocab: float | None, total
 def _arch(text: str, context: float | None) -> Arch | None:
     from dataclasses import replace
 
-    from ..arch import Arch, family_row
+    from ..arch import family_row
+    from ..hfconfig import read_hf_config
 
     tokens = None if context is None else int(context)
     if text.startswith("paper:"):
         row = family_row(text.removeprefix("paper:"))
         return row if tokens is None else replace(row, context=tokens)
     if text.endswith(".json") or os.path.isdir(text):
-        return Arch.from_hf_config(text, context=tokens)
+        return read_hf_config(text, context=tokens)
     return None
 
 
