@@ -145,8 +145,9 @@ def _newton_tokens(p: _Problems, beta: float, log_N: Array, rest: Array, guess: 
     root from the bound on its right; with repeats a bracket catches the steps that overshoot.
     """
     F_T = p.forward_flops(np.exp(log_N))
-    # Shares of exactly 0 have closed forms elsewhere; here they only need to keep the arithmetic finite.
-    pretraining, logits = np.maximum(p.pretraining, 1e-12), np.maximum(p.logits, 1e-12)
+    # Shares of exactly 0 have closed forms elsewhere, or (no logits, data that repeat) need an r far below 1.
+    pretraining = np.maximum(p.pretraining, 1e-30)
+    logits = np.maximum(p.logits, 1e-12 * pretraining)
     kappa: Array = TRAINING_PASSES * pretraining / logits
     b: Array = TRAINING_PASSES * pretraining * F_T
     a: Array = kappa * (TRAINING_PASSES * p.F_S + p.logits * F_T)
@@ -159,17 +160,18 @@ def _newton_tokens(p: _Problems, beta: float, log_N: Array, rest: Array, guess: 
     else:
         D: Array = np.exp(guess)
         y = np.log(np.maximum(np.minimum((p.budget / D - b) / a, cap / D), 1e-13))
-    low, high = np.full_like(y, -40.0), np.maximum(bound, y) + 60.0 * repeats
+    low, high = np.full_like(y, -80.0), np.maximum(bound, y) + 60.0 * repeats
     D = y
     for _ in range(60):
         r = np.exp(y)
         cost = b + a * r
         D = np.minimum(p.budget / cost, cap / r)
         moves = np.where(r * p.budget <= cap * cost, a * r / cost, 1.0)  # −d log D / dy
-        log_worth, slope, bend = _log_worth(D, p.teacher_unique)
+        log_worth, log_slope, bend = _log_worth(D, p.teacher_unique)
+        slope = np.exp(log_slope)
         G = rest + beta * log_worth - np.log1p(r)
         if repeats:
-            G = G - np.log(slope)
+            G = G - log_slope
             low, high = np.where(G > 0, y, low), np.where(G > 0, high, y)
         step = G / ((beta * slope - bend) * moves + r / (1 + r))
         y, old = y + step, y
@@ -184,14 +186,15 @@ def _newton_tokens(p: _Problems, beta: float, log_N: Array, rest: Array, guess: 
 
 
 def _log_worth(D: Array, unique: Array) -> tuple[Array, Array | float, Array | float]:
-    """log D', its slope η = d log D'/d log D and d log η/d log D, for D tokens of `unique` distinct ones."""
+    """log D', log η with η = d log D'/d log D, and d log η/d log D, for D tokens of `unique` distinct ones."""
     if np.isinf(unique).all():
-        return np.log(D), 1.0, 0.0
-    worth = effective_tokens(D, unique, REPEAT_WORTH)
+        return np.log(D), 0.0, 0.0
+    log_D, log_worth = np.log(D), np.log(effective_tokens(D, unique, REPEAT_WORTH))
     repeats = np.maximum(D / unique - 1, 0)
-    slope = np.where(repeats > 0, D * np.exp(-repeats / REPEAT_WORTH) / worth, 1.0)
-    bend = np.where(repeats > 0, 1 - D / (unique * REPEAT_WORTH) - slope, 0.0)
-    return np.log(worth), np.maximum(slope, 1e-300), bend
+    # In logs, since a token repeated ten thousand times is worth less than the smallest float.
+    log_slope = np.where(repeats > 0, log_D - log_worth - repeats / REPEAT_WORTH, 0.0)
+    bend = np.where(repeats > 0, 1 - D / (unique * REPEAT_WORTH) - np.exp(log_slope), 0.0)
+    return log_worth, log_slope, bend
 
 
 class _Path(NamedTuple):
@@ -199,6 +202,7 @@ class _Path(NamedTuple):
 
     low_N: float
     start_D: float
+    end_D: float
     rise: Array
     """Length of the first leg (D_T grows at the smallest teacher)."""
     run: float
@@ -212,7 +216,8 @@ class _Path(NamedTuple):
         """log D_T at arc position t, given the balanced log D_T at its log N_T."""
         first = self.start_D + t
         last = balanced + (t - self.rise - self.run)
-        return np.where(t < self.rise, first, np.where(t > self.rise + self.run, last, balanced))
+        log_D = np.where(t < self.rise, first, np.where(t > self.rise + self.run, last, balanced))
+        return np.minimum(log_D, self.end_D)  # `balanced` may differ from the corner by the tolerance of its search
 
 
 def _path(p: _Problems, law: SupervisedLaw) -> _Path:
@@ -222,7 +227,7 @@ def _path(p: _Problems, law: SupervisedLaw) -> _Path:
     corner = _balanced_tokens(p, law, ends)
     rise = corner[:, :1] - low_D
     run = float(high_N - low_N)
-    return _Path(float(low_N), float(low_D), rise, run, rise + run + (high_D - corner[:, 1:]))
+    return _Path(float(low_N), float(low_D), float(high_D), rise, run, rise + run + (high_D - corner[:, 1:]))
 
 
 def _evaluate(p: _Problems, law: DistillationLaw, log_N: Array, log_D: Array) -> Allocation:
