@@ -263,7 +263,7 @@ def _draws(stage: _Stage, first: _Stage | None, settings: _Settings) -> tuple[di
         kept = sup.kept
         values = first.prepared.coefficients(sup.theta)
         drawn = SupervisedLaw(**{name: _where(kept, column) for name, column in values.items()})  # pyright: ignore
-        out = {f"supervised.{name}": column for name, column in values.items() if _varies(column)}
+        out = {f"supervised.{name}": column for name, column in values.items()}
     found = stage.resamples(rng, settings.bootstrap, drawn)
     both = kept & found.kept
     failed = int(np.sum(~both))
@@ -279,13 +279,9 @@ def _draws(stage: _Stage, first: _Stage | None, settings: _Settings) -> tuple[di
     out = {name: column[both[kept]] for name, column in out.items()}
     own = stage.prepared.coefficients(found.theta[both[found.kept]])
     if isinstance(stage.law, DistillationLaw):
-        c1 = stage.law.c1
-        own["d1"] = own["d_eff"] * (c1 * own["f1"]) ** own["f1"]
-    return {name: column for name, column in own.items() if _varies(column)} | out, failed, ""
-
-
-def _varies(column: Array) -> bool:
-    return bool(np.ptp(column) > 0)
+        own["c1"] = np.full(len(own["A"]), stage.law.c1)
+        own["d1"] = own["d_eff"] * (own["c1"] * own["f1"]) ** own["f1"]
+    return own | out, failed, ""
 
 
 def _where(kept: NDArray[np.bool_], column: Array) -> Array:
@@ -299,7 +295,7 @@ def _intervals(coefficients: Mapping[str, float], draws: Mapping[str, Array]) ->
     tails = [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]
     out: dict[str, Ends | None] = {}
     for name in coefficients:
-        if name in draws and name not in ("c1", "d1"):
+        if name in draws and name not in ("c1", "d1") and np.ptp(draws[name]) > 0:
             low, high = np.quantile(draws[name], tails)
             out[name] = (float(low), float(high))
         else:

@@ -39,7 +39,7 @@ class Fit:
     """A law fitted to runs and the evidence for it. `law` is None only where the table is hopeless.
 
     `intervals` are 90 % percentile intervals of the bootstrap, None where there is none. `draws` holds the joint
-    draws by coefficient name, the supervised stage of a distillation fit as `supervised.E` and so on.
+    draws by coefficient name (constants too), the supervised stage of a distillation fit as `supervised.E` and so on.
     """
 
     law: SupervisedLaw | DistillationLaw | None
@@ -98,12 +98,13 @@ class Fit:
             form=form,
             law=law,
             paper="",
-            table=f"fitted to {self.rows} runs of {self.source}",
+            table=f"{self.form} law fitted to {self.rows} runs of {self.source}",
             regime=dict(self.regime),
             caveats=(*caveats, *self.warnings),
             residual=residual,
             draws=draws_law(form, law, self.draws, name) if self.draws else None,
             provenance={
+                "law": self.form,
                 "source": self.source,
                 "rows": self.rows,
                 "objective": self.objective,

@@ -78,10 +78,8 @@ class Form:
 
     @property
     def lawset_form(self) -> str:
-        """The name under which a `LawSet` knows the law."""
-        if self.distils:
-            return "distillation"
-        return self.name if self.name == "chinchilla" else "supervised"
+        """The name under which a `LawSet` knows the law: Eq 1 or Eq 8, of which the others are cases."""
+        return "distillation" if self.distils else "supervised"
 
     def coefficients(self, natural: Array, n_mean: float, d_mean: float) -> dict[str, Array]:
         """Coefficients of full natural vectors (..., all), each of shape (...); A and B for N and D as they are."""

@@ -43,6 +43,7 @@ _MOST_WIDE: Final = 3e-2
 _TOLERANCE: Final = 1e-9
 # Clusters left over below which a spread between them means nothing.
 LEAST_FREEDOM: Final = 3.0
+_LARGEST: Final = 1e290  # a draw's A or B beyond it is no number to write down
 _BATCH: Final = 1024  # resamples in memory at once
 
 
@@ -138,12 +139,15 @@ def resample(
             law = supervised.take((part, None))
             own = replace(own, supervised=np.log(law.loss(table.params, table.tokens)))
         found[part], good[part] = _refit(own, theta, lower, upper)
+    found[~good] = theta
     good &= np.sum(weights > 0, axis=1) > len(theta)
     slopes = [k for k, j in enumerate(free) if prepared.form.shape.names[j] in ("alpha", "beta")]
     good &= ~_stuck(found, theta, upper, slopes)
     stretch = factor(clusters.count, taken_up(prepared, theta, clusters))
-    moved = theta + stretch * (found[good] - theta)
-    return Draws(np.clip(moved, lower, upper), good, int(np.sum(~good)))
+    moved = np.clip(theta + stretch * (found - theta), lower, upper)
+    values = prepared.coefficients(moved)
+    good &= np.maximum(values["A"], values["B"]) < _LARGEST
+    return Draws(moved[good], good, int(np.sum(~good)))
 
 
 def _refit(problem: Problem, theta: Array, lower: Array, upper: Array) -> tuple[Array, NDArray[np.bool_]]:

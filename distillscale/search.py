@@ -32,7 +32,7 @@ _STAGE_STEPS: Final = 20
 _LAST_STEPS: Final = 80
 _LAST_STEPS_LAD: Final = 300  # a kink at every row
 # Residuals below this are rounding error and point nowhere.
-_ROUNDING: Final = 1e-12
+_ROUNDING: Final = 1e-10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -34,7 +34,7 @@ CAVEATS = (
     "the supervised coefficients are taken as known, so draws carry no uncertainty of the supervised law",
     "one corpus (English C4), one family of transformers, validation cross-entropy only; other data need their own fit",
 )
-GATE = "the gate is in its exponential limit, so c1 and d1 mean nothing alone; d_eff = {d_eff:.4f} is what the runs determine"
+GATE = "the gate is in its exponential limit: c1 and d1 mean nothing alone, the runs determine d_eff = {d_eff:.4f}"
 
 
 def rmse(law: DistillationLaw, table: RunTable) -> float:
@@ -44,7 +44,7 @@ def rmse(law: DistillationLaw, table: RunTable) -> float:
 
 def write_draws(found: Fit, path: Path) -> None:
     """One row a joint draw; coefficients that do not vary are left out."""
-    names = list(found.draws)
+    names = [name for name, column in found.draws.items() if np.ptp(column) > 0]
     table = np.column_stack([found.draws[name] for name in names])
     np.savetxt(path, table, fmt="%.7g", delimiter=",", header=",".join(names), comments="")
 
@@ -66,7 +66,7 @@ def toml(found: Fit, held: Fit, table: RunTable, supervised_sd: float) -> str:
     intervals = "\n".join(
         f'"{name}" = [{ends[0]:.5g}, {ends[1]:.5g}]' for name, ends in found.intervals.items() if ends is not None
     )
-    return f'''# Our fit of Eq 8 to the runs of Figure 1 of arXiv 2502.08606v2. Written by scripts/make_refit.py; do not edit.
+    return f'''# Our fit of Eq 8 to the runs of Figure 1 of arXiv 2502.08606v2. Written by scripts/make_refit.py.
 format = "distillscale-law/1"
 name = "{NAME}"
 form = "distillation"
@@ -109,6 +109,7 @@ draws = {found.bootstrap - found.failed_draws}
 seed = {found.seed}
 rmse_nats = {in_sample:.5f}
 max_relative_error = {float(error.max()):.5f}
+
 [provenance.held_out]
 rule = "fitted on student loss > 2.3, scored on the rest"
 rows = {score.rows}
