@@ -127,6 +127,12 @@ def standing_warnings(evidence: LawSet) -> list[str]:
     out = [f"law {evidence.name}: {evidence.caveats[0]}"] if evidence.caveats else []
     if not isinstance(evidence.law, DistillationLaw):
         return out
+    known = evidence.residual
     if evidence.draws is None:
         out.append(f"law {evidence.name} has no draws: its coefficients are taken as exact in every interval")
+    if known.supervised is None and (evidence.draws is not None or known.distillation is not None):
+        out.append(
+            f"law {evidence.name} has no measured error of its supervised part, which is taken as exact: intervals of "
+            "the supervised loss and of the gain are too narrow"
+        )
     return out

@@ -50,7 +50,8 @@ def main() -> None:
             print("\n2. The 354 runs of the paper's Figure 1 as a law, with a certificate.")
             runs = shlex.quote(str(Path(tables) / "busbridge2025" / "runs.csv"))
             columns = "params=student_params,tokens=distill_tokens,loss=student_loss"
-            run(f"fit {runs} --law distillation --supervised busbridge2025 --columns {columns} --bootstrap 200 --out law.json")
+            kind = "--law distillation --supervised busbridge2025"
+            run(f"fit {runs} {kind} --columns {columns} --bootstrap 200 --out law.json")
         else:
             print("\n2. A run table (planted: the published law plus noise) as a law, with a certificate.")
             planted(Path("runs.csv"))
