@@ -105,14 +105,22 @@ def _held(table: RunTable, kind: str, hold_out: str | None) -> tuple[NDArray[np.
         compute = table.number("compute")
         if not mine.any():
             raise InputError(f"{table.source} holds no {kind} runs to compare laws on; check its kind column")
-        # the largest runs in full: those that tie with the smallest of them stay in the fit
-        limit = float(np.quantile(compute[mine], 1.0 - _LARGEST, method="lower"))
-        return compute > limit, f"compute > {limit:.4g}"
+        return _largest(table, compute[mine])
     held = table.where(hold_out)
     if not held[mine].any() or held[mine].all():
         which = "no" if not held[mine].any() else "every"
         raise InputError(f"hold-out {hold_out!r} takes {which} {kind} run; choose a value inside the table's range")
     return held, hold_out
+
+
+def _largest(table: RunTable, compute: Array) -> tuple[NDArray[np.bool_], str]:
+    """The costliest runs; those that tie with the smallest of them stay in the fit."""
+    limit = float(np.quantile(compute, 1.0 - _LARGEST, method="lower"))
+    above = compute[compute > limit]
+    if len(above):  # between two runs, so that the rule as printed takes the same rows
+        limit = float(f"{math.sqrt(limit * above.min()):.4g}")
+    rule = f"compute>{limit:.4g}"
+    return table.where(rule), rule
 
 
 def _compared(

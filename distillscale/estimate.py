@@ -18,7 +18,7 @@ from .outcome import Finding, Outcome, hopeless
 from .runs import RunTable
 from .search import LAD_DELTA, Certificate, Optimum, scaled_hessian, search
 
-__all__ = ["NORMAL_95", "OBJECTIVES", "Knowledge", "Prepared", "predict", "prepare"]
+__all__ = ["OBJECTIVES", "Knowledge", "Prepared", "predict", "prepare"]
 
 Array = NDArray[np.float64]
 FittedLaw = SupervisedLaw | DistillationLaw
@@ -33,7 +33,7 @@ _LOOSE: Final = {"A": 1.0, "B": 1.0}
 _LOOSE_OTHERS: Final = 0.5
 _RANK: Final = 1e-12
 _LEAST_SD: Final = 1e-6
-NORMAL_95: Final = 1.6448536269514722
+_NORMAL_95: Final = 1.6448536269514722
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class Prepared:
         """
         residual = self.problem.residuals(theta[None])[0]
         n, p = len(residual), len(self.problem.free)
-        return float(np.quantile(np.abs(residual), 0.9)) / NORMAL_95 * math.sqrt(n / max(n - p, 1))
+        return float(np.quantile(np.abs(residual), 0.9)) / _NORMAL_95 * math.sqrt(n / max(n - p, 1))
 
     def knowledge(self, optimum: Optimum) -> Knowledge:
         """Standard errors of the logarithms of the coefficients, from the Gauss–Newton matrix (rows independent)."""

@@ -29,7 +29,7 @@ _AGREE: Final = 1e-6
 _HOPELESS: Final = 1.5
 _KEPT: Final = 4
 _STAGE_STEPS: Final = 20
-_LAST_STEPS: Final = 80
+_LAST_STEPS: Final = 150
 _LAST_STEPS_LAD: Final = 300  # a kink at every row
 # Residuals below this are rounding error and point nowhere.
 _ROUNDING: Final = 1e-10
