@@ -237,7 +237,7 @@ class DistillationLaw:
         capacity = np.exp(_log(self.A) - self.alpha * _log(N_S))
         data = np.exp(_log(self.B) - self.beta * _log(D_S))
         log_gate = self._log_gate(log_L_T, _log(self.supervised.loss(N_S, D_S)))
-        return L_T + np.exp(log_gate - self.c0 * log_L_T + self.gamma * np.log(capacity + data))
+        return L_T + np.exp(log_gate - self.c0 * log_L_T) * (capacity + data) ** self.gamma
 
     def gradient(self, N_S: ArrayLike, D_S: ArrayLike, L_T: ArrayLike) -> dict[str, Array]:
         """∂L_S/∂x for `N_S`, `D_S`, `L_T`, each coefficient, and `supervised.x` through L̃_S."""
