@@ -165,8 +165,10 @@ class LawSet:
 
     def to_json(self) -> dict[str, Any]:
         """The set as plain JSON values, readable by `from_mapping`."""
-        out: dict[str, Any] = {"format": FORMAT, "name": self.name, "form": self.form}
-        out |= {"coefficients": coefficients_of(self.law)}
+        form = "supervised" if self.form == "kaplan" else self.form  # the law keeps Eq 1's coefficients, not Kaplan's
+        known = (*_FORMS[form].required, *_FORMS[form].optional)
+        out: dict[str, Any] = {"format": FORMAT, "name": self.name, "form": form}
+        out |= {"coefficients": {name: x for name, x in coefficients_of(self.law).items() if name in known}}
         if nested := _NESTED.get(self.form):
             out[nested] = coefficients_of(getattr(self.law, nested))
         out |= {"paper": self.paper, "table": self.table, "caveats": list(self.caveats)}
