@@ -47,7 +47,7 @@ class Scenario:
         """`free`, `inference`, `pretraining` or `both`, with the teacher's training shared by `students` students."""
         if name not in SCENARIOS:
             raise InputError(f"teacher scenario must be one of {', '.join(SCENARIOS)}; got {name!r}")
-        if isinstance(students, bool) or students < 1 or students != math.floor(students):
+        if isinstance(students, bool) or not 1 <= students < math.inf or students != math.floor(students):
             raise InputError(f"students sharing the teacher must be a whole number of at least 1; got {students!r}")
         shares = SCENARIOS[name]
         return cls(shares.logits, shares.pretraining / students)

@@ -74,7 +74,7 @@ def load_set(name_or_path: str | Path) -> LawSet:
     if (_HOME / f"{name}.toml").is_file() and "/" not in name:
         return _published(name)
     path = Path(name_or_path)
-    if path.exists() or path.suffix or "/" in name:
+    if path.is_file() or path.suffix or "/" in name:
         return LawSet.read(path)
     near = get_close_matches(name, _all_names(), 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
