@@ -131,7 +131,12 @@ class LawSet:
     @property
     def draw_count(self) -> int:
         """Number of joint draws, 0 where the set has none."""
-        return 0 if self.draws is None else int(np.size(next(iter(coefficients_of(self.draws).values()))))
+        if self.draws is None:
+            return 0
+        values = [*coefficients_of(self.draws).values()]  # some may be constants
+        if isinstance(self.draws, DistillationLaw):
+            values += coefficients_of(self.draws.supervised).values()
+        return max(int(np.size(value)) for value in values)
 
     def some_draws(self, count: int) -> LawSet:
         """The same set with its first `count` draws only, where it has more."""
