@@ -301,12 +301,10 @@ class RunSpec:
 
     def content(self) -> dict[str, Any]:
         """Fields that differ from their defaults, as plain JSON values."""
-        values = {name: getattr(self, name) for name in RULES}
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in values.items()
-            if name not in _DEFAULTS or value != _DEFAULTS[name]
-        }
+        values: dict[str, Any] = {name: getattr(self, name) for name in RULES}
+        values["branch_tokens"] = list(self.branch_tokens)
+        defaults = {**_DEFAULTS, "branch_tokens": []}
+        return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
 
     @property
     def id(self) -> str:

@@ -1,0 +1,90 @@
+"""One process at a time on one run's folder; what the run does is not known here.
+
+The claim is an advisory lock on `.claim`, which the system gives back when its process ends, however it ends, so that a
+killed run leaves nothing to clean up. The file also says who holds it, for the message, and for file systems where locks
+do not reach other machines: a claim of another host that was renewed within five minutes is respected.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, cast
+
+from ..errors import InputError
+
+__all__ = ["Claim", "claimed"]
+
+_FILE: Final = ".claim"
+_STALE_SECONDS: Final = 300.0
+
+
+class Claim:
+    """A held claim; `renew` tells other machines that its holder lives."""
+
+    def __init__(self, path: Path, handle: int) -> None:
+        self._path, self._handle, self._renewed = path, handle, time.monotonic()
+
+    def renew(self) -> None:
+        """Touch the file, at most every ten seconds."""
+        now = time.monotonic()
+        if now - self._renewed > 10.0:
+            os.utime(self._handle)
+            self._renewed = now
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[Claim]:
+    """Hold `folder` exclusively; another living holder is one line that names it."""
+    path = folder / _FILE
+    handle = _lock(path)
+    try:
+        yield Claim(path, handle)
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _lock(path: Path) -> int:
+    import fcntl
+
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = _holder(handle)
+            os.close(handle)
+            raise _busy(path, holder) from None
+        # The file may have been deleted by its last holder between our opening and locking it.
+        if not (path.exists() and os.path.samestat(os.fstat(handle), path.stat())):
+            os.close(handle)
+            continue
+        holder = _holder(handle)
+        age = time.time() - os.fstat(handle).st_mtime
+        if holder and holder.get("host") != socket.gethostname() and age < _STALE_SECONDS:
+            os.close(handle)
+            raise _busy(path, holder)
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+        return handle
+
+
+def _holder(handle: int) -> dict[str, Any]:
+    try:
+        found: object = json.loads(os.pread(handle, 4096, 0))
+    except ValueError:
+        return {}
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+
+
+def _busy(path: Path, holder: dict[str, Any]) -> InputError:
+    who = f"process {holder.get('pid', 'unknown')} on {holder.get('host', 'an unknown host')}"
+    return InputError(
+        f"the run in {str(path.parent)!r} is in the hands of {who}; wait for it, stop it, or name another folder"
+    )

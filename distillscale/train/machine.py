@@ -1,0 +1,82 @@
+"""What this machine is and how fast it multiplies: device, precision, peak, versions; it knows no model."""
+
+# torch's functions are partly untyped:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import platform
+import time
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import __version__
+
+__all__ = ["autocast", "matmul_peak", "pick_device", "pick_precision", "synchronise", "versions"]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def pick_device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def pick_precision(asked: str, device: torch.device) -> str:
+    """`asked`, or for `auto` the faster of fp32 and bf16 at a matrix product here; bf16 has to win clearly.
+
+    Half of all CPUs have bf16 types without bf16 units and are many times slower with them, so it is measured.
+    """
+    if asked != "auto":
+        return asked
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        return "fp32"
+    return "bf16" if _rate(device, "bf16", 512, 0.02) > 1.5 * _rate(device, "fp32", 512, 0.02) else "fp32"
+
+
+@cache
+def matmul_peak(device: torch.device, precision: str, threads: int) -> float:
+    """FLOP/s of the fastest of many products of square matrices with the threads in use: the denominator of MFU."""
+    del threads  # part of the key only: the rate depends on it
+    return max(_rate(device, precision, side, 0.15) for side in (512, 1024, 2048))
+
+
+def _rate(device: torch.device, precision: str, side: int, seconds: float) -> float:
+    a = torch.ones((side, side), dtype=DTYPES[precision], device=device)
+    best, spent = float("inf"), 0.0
+    for trial in range(1_000):
+        start = time.perf_counter()
+        _ = a @ a
+        synchronise(device)
+        once = time.perf_counter() - start
+        if trial:  # the first product warms up
+            best, spent = min(best, once), spent + once
+        if trial >= 2 and spent > seconds:
+            break
+    return 2.0 * side**3 / best
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for what was sent to the device, so that clocks measure it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Matrix products in bf16 where asked; nothing at all for fp32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def versions() -> dict[str, str]:
+    """What the numbers of a record may depend on."""
+    return {
+        "distillscale": __version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
