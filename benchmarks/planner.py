@@ -59,7 +59,7 @@ def lines() -> Iterator[Line]:
         "-",
         max(excess),
         1e-6,
-        note=f"nats per token, worst of the {len(every)} problems; in the best one ours is {-min(excess):.1e} lower",
+        note=f"nats per token, worst of the {len(every)} problems",
     )
     whole = cpu(lambda: plan(evidence, 3e9, 1e21, Scenario.named("inference")), repeats=5, loops=3)
     yield faster(
