@@ -302,9 +302,8 @@ class RunSpec:
     def content(self) -> dict[str, Any]:
         """Fields that differ from their defaults, as plain JSON values."""
         values: dict[str, Any] = {name: getattr(self, name) for name in RULES}
-        values["branch_tokens"] = list(self.branch_tokens)
-        defaults = {**_DEFAULTS, "branch_tokens": []}
-        return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
+        changed = {name: value for name, value in values.items() if name not in _DEFAULTS or value != _DEFAULTS[name]}
+        return changed | ({"branch_tokens": list(self.branch_tokens)} if self.branch_tokens else {})
 
     @property
     def id(self) -> str:

@@ -1,8 +1,8 @@
 """One process at a time on one run's folder; what the run does is not known here.
 
-The claim is an advisory lock on `.claim`, which the system gives back when its process ends, however it ends, so that a
-killed run leaves nothing to clean up. The file also says who holds it, for the message, and for file systems where locks
-do not reach other machines: a claim of another host that was renewed within five minutes is respected.
+The claim is an advisory lock on `.claim`, which the system gives back when its process ends, however it ends, so that
+a killed run leaves nothing to clean up. The file also says who holds it, for the message, and for file systems whose
+locks do not reach other machines: a claim of another host that was renewed within five minutes is respected.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, cast
@@ -39,7 +39,7 @@ class Claim:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[Claim]:
+def claimed(folder: Path) -> Generator[Claim]:
     """Hold `folder` exclusively; another living holder is one line that names it."""
     path = folder / _FILE
     handle = _lock(path)

@@ -35,14 +35,16 @@ def pick_precision(asked: str, device: torch.device) -> str:
         return asked
     if device.type == "cuda" and not torch.cuda.is_bf16_supported():
         return "fp32"
-    return "bf16" if _rate(device, "bf16", 512, 0.02) > 1.5 * _rate(device, "fp32", 512, 0.02) else "fp32"
+    side = 4096 if device.type == "cuda" else 256
+    return "bf16" if _rate(device, "bf16", side, 0.01) > 1.5 * _rate(device, "fp32", side, 0.01) else "fp32"
 
 
 @cache
 def matmul_peak(device: torch.device, precision: str, threads: int) -> float:
     """FLOP/s of the fastest of many products of square matrices with the threads in use: the denominator of MFU."""
+    sides = (2048, 4096, 8192) if device.type == "cuda" else (512, 1024)
     del threads  # part of the key only: the rate depends on it
-    return max(_rate(device, precision, side, 0.15) for side in (512, 1024, 2048))
+    return max(_rate(device, precision, side, 0.15) for side in sides)
 
 
 def _rate(device: torch.device, precision: str, side: int, seconds: float) -> float:
