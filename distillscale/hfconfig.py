@@ -18,6 +18,7 @@ from .errors import InputError
 
 __all__ = ["SUPPORTED", "read_hf_config"]
 
+_LARGEST, _LARGEST_MODEL = 1e12, 1e17
 _BY_HAND = "give its parameters, and its FLOPs per token if they differ from the family's, by hand"
 
 
@@ -121,7 +122,7 @@ def read_hf_config(source: str | Path | Mapping[str, Any], *, context: int | Non
 def _load(path: Path) -> Mapping[str, Any]:
     file = path / "config.json" if path.is_dir() else path
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         what = f"directory {path} holds no config.json" if file != path else f"config {path} does not exist"
         raise InputError(f"{what}; give a Hugging Face config.json or the directory that holds it") from None
@@ -151,6 +152,8 @@ class _Config:
             raise InputError(
                 f"{self.where}: {key} must be a positive whole number; got {_show(value)}; correct the file"
             )
+        if value > _LARGEST:
+            raise InputError(f"{self.where}: {key} must be at most {_LARGEST:g}; got {_show(value)}; correct the file")
         return value
 
     def flag(self, key: str, default: bool) -> bool:
@@ -217,7 +220,7 @@ def _shape(config: _Config, kind: _Type, context: int | None) -> Arch:
         options["mlp_bias"] = config.flag(kind.mlp_bias_key, False)
     if context is None:
         context = min(CONTEXT, count("max_position_embeddings", CONTEXT))
-    return Arch(
+    shape = Arch(
         layers=count("num_hidden_layers"),
         d_model=d_model,
         d_ff=d_ff,
@@ -230,3 +233,9 @@ def _shape(config: _Config, kind: _Type, context: int | None) -> Arch:
         positions=positions,
         **options,
     )
+    if shape.params > _LARGEST_MODEL:
+        raise InputError(
+            f"{config.where}: the shape has {shape.params:.2e} parameters, at most {_LARGEST_MODEL:g} can be planned; "
+            "correct the file"
+        )
+    return shape

@@ -7,7 +7,6 @@ Planning consumes a `LawSet`; fitting and `published` produce one. On disk it is
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
@@ -46,6 +45,12 @@ _FORMS = {
 }
 _NESTED_FORM = _Form(SupervisedLaw, _EQ1, ("gamma",))
 
+_LARGEST = 1e300
+_EXPONENTS = frozenset({"alpha", "beta", "gamma", "alpha_N", "alpha_D", "c0", "f1"})
+_LARGEST_EXPONENT = 100.0
+_LARGEST_RESIDUAL = 2.0
+"""No law is off by a factor of e² from run to run."""
+
 
 def coefficients_of(law: Law) -> dict[str, float]:
     """The law's own coefficients by name, without those of a law nested in it."""
@@ -72,8 +77,12 @@ def _numbers(form: _Form, given: object, where: str) -> dict[str, float]:
             near = get_close_matches(name, wanted, 1, 0.5)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise InputError(f"{where} has an unknown coefficient {name!r}; {hint}this form has {', '.join(wanted)}")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise InputError(f"{where}.{name} must be a finite number; got {value!r}; correct the file")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
+            raise InputError(f"{where}.{name} must be a finite number; got {value!r:.60}; correct the file")
+        if name in _EXPONENTS and abs(value) > _LARGEST_EXPONENT:
+            raise InputError(
+                f"{where}.{name} is an exponent and at most {_LARGEST_EXPONENT:g}; got {value!r}; correct the file"
+            )
     if missing := [name for name in form.required if name not in given]:
         raise InputError(f"{where} lacks {', '.join(missing)}; this form has {', '.join(wanted)}")
     return {name: float(value) for name, value in given.items()}
@@ -188,19 +197,26 @@ class LawSet:
         """Read what `to_json` wrote, or a published TOML; every mistake is one line that begins with `where`."""
         known = {"format", "name", "form", "coefficients", "supervised", "base", "paper", "table", "regime"}
         known |= {"caveats", "residual", "draws", "provenance"}
+        if not data.keys() & {"format", "form", "coefficients"}:
+            raise InputError(f"{where}: not a law file of this tool; write one with `distillscale fit --out`")
         if unknown := sorted(set(data) - known):
             near = get_close_matches(unknown[0], sorted(known), 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise InputError(f"{where}: unknown key {unknown[0]!r} in a law file{hint}")
         form = data.get("form")
         if data.get("format", FORMAT) != FORMAT or not isinstance(form, str):
-            raise InputError(f"{where}: not a law file of this tool (format {FORMAT!r}, a `form`, `coefficients`)")
+            raise InputError(
+                f"{where}: not a law file of this tool (format {FORMAT!r}, a `form`, `coefficients`); "
+                "write one with `distillscale fit --out`"
+            )
         law = law_from(form, data, where)
         residual = {k: v for k, v in _table(data, "residual", where).items() if v is not None}
         for name, value in residual.items():
-            if name not in ("supervised", "distillation") or not isinstance(value, int | float) or not value >= 0:
+            known_name, number = name in ("supervised", "distillation"), isinstance(value, int | float)
+            if not known_name or not number or not 0 <= value <= _LARGEST_RESIDUAL:
                 raise InputError(
-                    f"{where}: residual.{name} = {value!r}; residual holds supervised and distillation ≥ 0"
+                    f"{where}: residual holds supervised and distillation, standard deviations of log loss from 0 to "
+                    f"{_LARGEST_RESIDUAL:g}; got {name} = {value!r:.60}; correct the file"
                 )
         caveats = data.get("caveats", [])
         if not isinstance(caveats, Sequence) or isinstance(caveats, str):
@@ -222,10 +238,13 @@ class LawSet:
     def read(cls, path: Path) -> LawSet:
         """Read a law file (JSON)."""
         try:
-            data: Any = json.loads(path.read_text(encoding="utf-8"))
+            data: Any = json.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
-            raise InputError(f"law file {str(path)!r} cannot be read: {error.strerror or error}") from None
-        except ValueError:
+            raise InputError(
+                f"law file {str(path)!r} cannot be read: {error.strerror or error}; name a published set "
+                "(`distillscale laws`) or a file from `distillscale fit --out`"
+            ) from None
+        except (ValueError, RecursionError):
             raise InputError(f"law file {str(path)!r} is not JSON; write one with `distillscale fit --out`") from None
         if not isinstance(data, Mapping):
             raise InputError(

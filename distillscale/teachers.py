@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-
-from .allocate import Limits
+from .allocate import LARGEST, Limits
 from .arch import CONTEXT, VOCAB, Arch, forward_flops, params_from_total
 from .confidence import TOSS_UP, confidence_of, interval_of, range_warnings, standing_warnings
 from .cost import TRAINING_PASSES, Scenario, bill
@@ -174,6 +171,7 @@ def _advice(
     return out
 
 
+_LEAST_COUNT = 1e3
 _KEYS = ("name", "params", "loss", "tokens", "config", "usd_per_million_tokens")
 
 
@@ -184,11 +182,14 @@ def read_teachers(path: Path, *, total_params_vocab: float | None = None) -> lis
     `total_params_vocab` the counts include tied embeddings of a vocabulary of that size.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise InputError(f"teachers file {str(path)!r} cannot be read: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
+        raise InputError(
+            f"teachers file {str(path)!r} cannot be read: {error.strerror or error}; "
+            "give a TOML file of [[teacher]] tables"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else " ".join(str(error).split())
         raise InputError(f"teachers file {str(path)!r} is not TOML: {reason}; write [[teacher]] tables") from None
     if unknown := [key for key in data if key != "teacher"]:
         raise InputError(f"{path}: unknown key {unknown[0]!r}; a teachers file holds [[teacher]] tables only")
@@ -217,28 +218,43 @@ def _teacher(entry: object, where: str, home: Path, vocab: float | None) -> Owne
     needed = ("name", "loss") if "config" in entry else ("name", "params", "loss")
     if missing := [key for key in needed if key not in entry]:
         raise InputError(f"{where} lacks {', '.join(missing)}; each needs name, params (or config) and loss")
+    for key in ("name", "config"):
+        value = entry.get(key, "a")
+        if not (isinstance(value, str) and value.strip() and value.isprintable()):
+            raise InputError(f"{where}: {key} must be text on one line; got {value!r:.60}; correct the file")
     flops: float | None = None
     if "config" in entry:
-        arch = read_hf_config(home / str(entry["config"]))
+        arch = read_hf_config(home / entry["config"])
         flops, params = arch.forward_flops_per_token, float(arch.params)
     else:
-        params = parse_count(entry["params"], f"{where} params")
+        params = _count(entry, "params", where)
         params = params if vocab is None else float(params_from_total(params, vocab=vocab))
     return OwnedTeacher(
         name=str(entry["name"]),
         params=params,
-        loss=_number(entry, "loss", where, 20.0),
+        loss=_number(entry, "loss", where, 0.01, 20.0, "nats per token"),
         flops_per_token=flops,
-        tokens=parse_count(entry["tokens"], f"{where} tokens") if "tokens" in entry else None,
-        usd_per_million_tokens=_number(entry, "usd_per_million_tokens", where, np.inf)
+        tokens=_count(entry, "tokens", where) if "tokens" in entry else None,
+        usd_per_million_tokens=_number(entry, "usd_per_million_tokens", where, 1e-9, 1e9, "USD")
         if "usd_per_million_tokens" in entry
         else None,
     )
 
 
-def _number(entry: Mapping[str, Any], key: str, where: str, most: float) -> float:
+def _count(entry: Mapping[str, Any], key: str, where: str) -> float:
+    count = parse_count(entry[key], f"{where} {key}")
+    if not _LEAST_COUNT <= count <= LARGEST:
+        raise InputError(
+            f"{where} {key} must be from {_LEAST_COUNT:g} to {LARGEST:g}; got {entry[key]!r:.60}; "
+            "is a suffix missing? write it as 7B"
+        )
+    return count
+
+
+def _number(entry: Mapping[str, Any], key: str, where: str, least: float, most: float, unit: str) -> float:
     value = entry[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most or math.isinf(value):
-        limit = "finite" if math.isinf(most) else f"at most {most:g} nats"
-        raise InputError(f"{where}: {key} must be a positive number, {limit}; got {value!r}; correct the file")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise InputError(
+            f"{where}: {key} must be a number from {least:g} to {most:g} {unit}; got {value!r:.60}; correct the file"
+        )
     return float(value)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from contextlib import suppress
 
 import click
 
@@ -11,6 +13,7 @@ from .. import __version__
 from ..errors import DistillscaleError, FitError
 from .evidence import compare, fit, laws
 from .planning import break_even, frontier, plan, predict, teachers
+from .show import printable
 
 __all__ = ["main"]
 
@@ -34,6 +37,9 @@ for _command in (predict, plan, break_even, frontier, teachers, laws, fit, compa
 
 def main() -> None:
     """Run the command line; wrong input is one line on stderr and exit 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show γ shows ?
+            stream.reconfigure(errors="replace")
     try:
         code = cli.main(prog_name="distillscale", standalone_mode=False)
         sys.stdout.flush()
@@ -41,18 +47,30 @@ def main() -> None:
         code = stop.exit_code
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
-        code = _refuse(error.format_message(), 2, context.command_path if context else "distillscale")
+        where = context.command_path if context else "distillscale"
+        message = error.format_message().rstrip(".")
+        code = _refuse(f"{message}; see `{where} --help`", 2, where)
     except DistillscaleError as error:
         code = _refuse(str(error), 3 if isinstance(error, FitError) else 2)
     except click.Abort:
         code = _refuse("interrupted", 130)
     except BrokenPipeError:  # the reader (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
         code = 0
+    except OSError as error:  # a full disk, a name too long
+        _silence()
+        name = "" if error.filename is None else f"{error.filename!r}: "
+        code = _refuse(f"{name}{error.strerror or error}; check the path and the space on its disk", 2)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _refuse(message: str, code: int, where: str = "distillscale") -> int:
-    text = " ".join(message.split())
+    text = " ".join(printable(message).split())
     click.echo(f"{where}: {text}", err=True)
     return code
+
+
+def _silence() -> None:
+    """Send what is left in stdout's buffer nowhere, so that Python does not complain about it at its end."""
+    with suppress(OSError):  # a stdout without a file has no such buffer
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InputError
-from .options import NUMBER, json_option, output_path, seed_option
+from .options import LAW, NUMBER, WHOLE, json_option, output_path, seed_option
 from .show import as_json_text, bullets, line, print_json, table, write_atomically
 
 if TYPE_CHECKING:
@@ -98,9 +98,11 @@ def _bounds(text: str | None) -> dict[str, tuple[float, float]]:
     show_default=True,
     help="Eq 1 with γ = 1, Eq 1, or Eq 8.",
 )
-@click.option("--supervised", metavar="NAME_OR_FILE", help="Supervised part of Eq 8; else from the supervised rows.")
 @click.option(
-    "--bootstrap", type=click.IntRange(0), default=1000, show_default=True, help="Resamples behind intervals."
+    "--supervised", type=LAW, metavar="NAME_OR_FILE", help="Supervised part of Eq 8; else from the supervised rows."
+)
+@click.option(
+    "--bootstrap", type=WHOLE(0, 100_000), default=1000, show_default=True, help="Resamples behind intervals."
 )
 @click.option("--cluster", metavar="COLUMN", help="Runs that belong together, resampled together.")
 @click.option("--hold-out", metavar="RULE", help="Leave rows out and score them: 'loss<2.3', 'params>5e8'.")
@@ -111,7 +113,9 @@ def _bounds(text: str | None) -> dict[str, tuple[float, float]]:
     show_default=True,
     help="Of the log residuals, summed.",
 )
-@click.option("--delta", type=NUMBER(10.0), default=1e-3, show_default=True, help="Huber threshold.")
+@click.option(
+    "--delta", type=NUMBER(1e-12, 10.0, example="1e-3"), default=1e-3, show_default=True, help="Huber threshold."
+)
 @click.option("--bounds", metavar="NAME=LOW:HIGH,…", help="Narrow the search; NAME=VALUE fixes a coefficient.")
 @click.option("--name", metavar="TEXT", help="Name of the law in --out.  [default: the file's]")
 @click.option("--out", metavar="LAW.json", help="Write the law, for --law of the other commands.")
@@ -148,7 +152,7 @@ def fit(
     from ..published import load_set
     from ..runs import read
 
-    path = output_path(out)
+    path = output_path(out, file)
     if supervised is not None and form != "distillation":
         raise InputError(
             f"--supervised is the supervised part of a distillation law; got it with --law {form}; drop it"
@@ -220,7 +224,7 @@ def _show_fit(found: Fit, out: str | None) -> None:
 
 @click.command(epilog="\b\nExample:\n  distillscale compare runs.csv")
 @_reads_runs
-@click.option("--supervised", metavar="NAME_OR_FILE", help="Supervised part of distillation laws.")
+@click.option("--supervised", type=LAW, metavar="NAME_OR_FILE", help="Supervised part of distillation laws.")
 @click.option("--hold-out", metavar="RULE", help="Runs to judge on.  [default: the largest fifth by compute]")
 @json_option
 def compare(

@@ -20,23 +20,32 @@ if TYPE_CHECKING:
     from ..hardware import Compute
     from ..problem import Student
 
-    _FloatType, _StringType = click.ParamType[float], click.ParamType[str]
+    _FloatType, _IntType, _StringType = click.ParamType[float], click.ParamType[int], click.ParamType[str]
 else:  # subscripted by type checkers only: older releases of click cannot be
-    _FloatType = _StringType = click.ParamType
+    _FloatType = _IntType = _StringType = click.ParamType
 
 __all__ = [
     "COUNT",
+    "LAW",
     "NUMBER",
+    "QUANTITY",
     "SCENARIOS",
+    "WHOLE",
+    "budget_from",
+    "count_from",
+    "flops_from",
+    "hardware_from",
     "hardware_options",
     "json_option",
     "law_option",
     "limit_options",
     "limits_from",
     "output_path",
+    "range_from",
     "scenario_from",
     "scenario_options",
     "seed_option",
+    "shape_from",
     "shape_options",
     "student_from",
     "student_option",
@@ -47,35 +56,65 @@ SCENARIOS = ("free", "inference", "pretraining", "both")
 
 
 class _Count(_FloatType):
+    """A count such as 1.5B; `least` catches a forgotten suffix, `most` a slip in the exponent."""
+
     name = "count"
+
+    def __init__(self, least: float = 1.0) -> None:
+        self.least = least
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         from ..units import parse_count
 
-        return parse_count(value, param.opts[0] if param else "count")
+        what = _option(param)
+        return within(parse_count(value, what), what, value, self.least)
 
 
 class _Number(_FloatType):
-    """A finite positive number, written plainly."""
+    """A number between two ends, written plainly."""
 
     name = "number"
 
-    def __init__(self, most: float = float("inf"), unit: str = "") -> None:
-        self.most, self.unit = most, unit
+    def __init__(self, least: float, most: float, unit: str = "", example: str = "2.1") -> None:
+        self.least, self.most, self.unit, self.example = least, most, unit, example
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
             number = float(value)
         except ValueError:
             number = float("nan")
-        if 0 < number <= self.most and number != float("inf"):
+        if self.least <= number <= self.most:
             return number
-        rule = "a positive number" + (f" of at most {self.most:g}" if self.most < float("inf") else "")
-        raise InputError(f"{param.opts[0] if param else 'value'} must be {rule} {self.unit}; got {value!r}; write 2.1")
+        rule = f"a number from {self.least:g} to {self.most:g}{self.unit and ' '}{self.unit}"
+        raise InputError(f"{_option(param)} must be {rule}; got {value!r}; write {self.example}")
+
+
+class _Whole(_IntType):
+    """A whole number between two ends."""
+
+    name = "number"
+
+    def __init__(self, least: int, most: int | None = None) -> None:
+        self.least, self.most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            number = self.least - 1
+        if self.least <= number and (self.most is None or number <= self.most):
+            return number
+        rule = f"of at least {self.least}" if self.most is None else f"from {self.least} to {self.most}"
+        raise InputError(f"{_option(param)} must be a whole number {rule}; got {value!r}; write {self.least + 1}")
 
 
 class _LawName(_StringType):
     name = "law"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not str(value).strip():
+            raise InputError(f"{_option(param)} is empty; name a published set (`distillscale laws`) or a law file")
+        return str(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem
@@ -87,8 +126,29 @@ class _LawName(_StringType):
         ]
 
 
-COUNT, NUMBER = _Count(), _Number
-LOSS = _Number(20.0, "nats per token")
+def _option(param: click.Parameter | None) -> str:
+    return max(param.opts, key=len) if param else "value"
+
+
+def within(count: float, what: str, given: object, least: float = 1.0) -> float:
+    """The count, or an error where a suffix or an exponent must be wrong."""
+    if count < least:
+        raise InputError(f"{what} must be at least {least:g}; got {given!r}; is a suffix missing? write it as 300M")
+    if count > _MOST_COUNT:
+        raise InputError(f"{what} must be at most {_MOST_COUNT:g}; got {given!r}; check its exponent or suffix")
+    return count
+
+
+_MOST_COUNT = 1e17
+"""What the planner searches up to; more parameters, tokens or context than this are a slip of the pen."""
+_MOST_FLOPS = 1e36
+"""Beyond it no bound on tokens leaves anything to buy."""
+FEWEST = 1e3
+"""Parameters or tokens; fewer are a forgotten suffix, here as in run tables."""
+
+COUNT, QUANTITY, NUMBER, WHOLE, LAW = _Count(), _Count(FEWEST), _Number, _Whole, _LawName()
+LOSS = _Number(0.01, 20.0, "nats per token")
+_SHARE = _Number(0.0, 1.0, example="0.5")
 
 
 def _stack(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -102,11 +162,11 @@ def _stack(*options: Callable[[Command], Command]) -> Callable[[Command], Comman
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value and nothing else.")
 seed_option = click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws behind intervals."
+    "--seed", type=_Whole(0), default=0, show_default=True, help="Of the draws behind intervals."
 )
 law_option = click.option(
     "--law",
-    type=_LawName(),
+    type=LAW,
     default="busbridge2025",
     show_default=True,
     metavar="NAME_OR_FILE",
@@ -124,29 +184,31 @@ shape_options = _stack(
     click.option("--total-params", is_flag=True, help="Counts given here include the (tied) embeddings."),
 )
 scenario_options = _stack(
-    click.option("--logits-share", type=float, help="Share of the teacher's forward passes paid for, 0 to 1."),
-    click.option("--pretraining-share", type=float, help="Share of the teacher's training paid for, 0 to 1."),
+    click.option("--logits-share", type=_SHARE, help="Share of the teacher's forward passes paid for, 0 to 1."),
+    click.option("--pretraining-share", type=_SHARE, help="Share of the teacher's training paid for, 0 to 1."),
     click.option(
         "--share-students",
-        type=click.IntRange(1),
+        type=_Whole(1, 1_000_000),
         default=1,
         metavar="K",
         help="K students share the teacher's training.",
     ),
 )
 limit_options = _stack(
-    click.option("--teacher-params", type=COUNT, help="Fix the teacher's size."),
-    click.option("--max-teacher-params", type=COUNT, help="Largest teacher."),
-    click.option("--teacher-tokens", type=COUNT, help="Fix the teacher's training tokens."),
-    click.option("--max-teacher-tokens", type=COUNT, help="Most teacher tokens."),
-    click.option("--max-student-tokens", type=COUNT, help="Most student tokens."),
-    click.option("--unique-tokens", type=COUNT, help="Distinct tokens one run can draw from; repeats count less."),
+    click.option("--teacher-params", type=QUANTITY, help="Fix the teacher's size."),
+    click.option("--max-teacher-params", type=QUANTITY, help="Largest teacher."),
+    click.option("--teacher-tokens", type=QUANTITY, help="Fix the teacher's training tokens."),
+    click.option("--max-teacher-tokens", type=QUANTITY, help="Most teacher tokens."),
+    click.option("--max-student-tokens", type=QUANTITY, help="Most student tokens."),
+    click.option("--unique-tokens", type=QUANTITY, help="Distinct tokens one run can draw from; repeats count less."),
 )
 hardware_options = _stack(
     click.option("--device", default="H100", show_default=True, help="Accelerator that turns FLOPs into hours."),
-    click.option("--peak-flops", type=NUMBER(unit="FLOP/s"), help="Dense peak of one device by hand."),
-    click.option("--mfu", type=NUMBER(1.0), help="Model FLOPs utilisation.  [default: 0.4, an assumption]"),
-    click.option("--price", type=NUMBER(unit="USD"), help="USD per device-hour by hand."),
+    click.option("--peak-flops", type=_Number(1e6, 1e20, "FLOP/s", "989e12"), help="Dense peak of one device by hand."),
+    click.option(
+        "--mfu", type=_Number(1e-4, 1.0, example="0.4"), help="Model FLOPs utilisation.  [default: 0.4, an assumption]"
+    ),
+    click.option("--price", type=_Number(1e-6, 1e6, "USD", "2.95"), help="USD per device-hour by hand."),
     click.option("--precision", default="bf16", show_default=True, help="Precision of the peak."),
 )
 
@@ -206,10 +268,55 @@ def _arch(text: str, context: float | None) -> Arch | None:
 def count_from(value: str | float, what: str, vocab: float | None, total_params: bool) -> float:
     """Non-embedding parameters from a count that may include the embeddings."""
     from ..arch import VOCAB, params_from_total
-    from ..units import parse_count
+    from ..units import format_count, parse_count
 
-    count = parse_count(value, what)
-    return float(params_from_total(count, vocab=vocab or VOCAB)) if total_params else count
+    count = within(parse_count(value, what), what, value, FEWEST)
+    if not total_params:
+        return count
+    left = float(params_from_total(count, vocab=vocab or VOCAB))
+    if left < FEWEST:
+        raise InputError(
+            f"{what} {format_count(count)} leaves no parameters beside the embeddings of "
+            f"{format_count(vocab or VOCAB)} words; write a larger count, its --vocab, or drop --total-params"
+        )
+    return left
+
+
+def budget_from(text: str, hardware: Compute) -> tuple[float, Compute]:
+    """FLOPs from --budget, and the hardware moved to the device that it names."""
+    from ..hardware import budget_flops, compute_for
+    from ..units import parse_budget
+
+    money = parse_budget(text)
+    hardware = compute_for(money, hardware)
+    return _spendable(budget_flops(money, hardware), "--budget", text), hardware
+
+
+def _spendable(flops: float, what: str, given: str) -> float:
+    if flops > _MOST_FLOPS:
+        raise InputError(f"{what} must be at most {_MOST_FLOPS:g} FLOPs; got {given!r}; check its exponent and unit")
+    return flops
+
+
+def range_from(text: str, what: str, parse: Callable[[str], float]) -> list[float]:
+    """A list or a range of an option, each value read by `parse`; an error names the option."""
+    from ..units import parse_range
+
+    try:
+        return [float(x) for x in parse_range(text, parse)]
+    except InputError as error:
+        message = str(error)
+        raise InputError(message if message.startswith(what) else f"{what}: {message}") from None
+
+
+def flops_from(text: str, what: str) -> float:
+    """FLOPs of a grid, where money and hours would need a device."""
+    from ..units import parse_budget
+
+    budget = parse_budget(text)
+    if budget.unit != "flops":
+        raise InputError(f"{what} {text!r} is not FLOPs; write a grid as 1e19:1e24:50 or 1e20,1e21")
+    return _spendable(budget.amount, what, text)
 
 
 def scenario_from(teacher: str | None, options: dict[str, Any]) -> Scenario:
@@ -254,13 +361,19 @@ def limits_from(options: dict[str, Any], *, vocab: float | None, total_params: b
     )
 
 
-def output_path(text: str | None) -> Path | None:
-    """A path that can be written, checked before any work is done."""
+def output_path(text: str | None, source: Path | None = None) -> Path | None:
+    """A path that can be written, checked before any work is done; `source` is what the command reads."""
     if text is None:
         return None
+    if not text.strip():
+        raise InputError("--out is empty; name a file, or leave it out to write none")
     path = Path(text)
     if path.is_dir():
         raise InputError(f"--out {text!r} is a directory; name a file in it")
+    if path.exists() and not path.is_file():
+        raise InputError(f"--out {text!r} is a device or a pipe, not a file; name a file, or leave it out and use '>'")
+    if source is not None and path.exists() and source.exists() and path.samefile(source):
+        raise InputError(f"--out {text!r} would overwrite the table it is made from; name another file")
     if not path.parent.is_dir():
         raise InputError(f"--out {text!r}: the folder {str(path.parent)!r} does not exist; create it first")
     if not os.access(path if path.exists() else path.parent, os.W_OK):

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import (
-    COUNT,
     LOSS,
+    NUMBER,
+    QUANTITY,
     SCENARIOS,
+    WHOLE,
+    budget_from,
     count_from,
+    flops_from,
     hardware_from,
     hardware_options,
     json_option,
@@ -19,6 +23,7 @@ from .options import (
     limit_options,
     limits_from,
     output_path,
+    range_from,
     scenario_from,
     scenario_options,
     seed_option,
@@ -40,16 +45,19 @@ _teacher_option = click.option(
 )
 
 
+_MOST_PLANS = 1_000_000
+
+
 def _example(*commands: str) -> str:
     return "\b\nExample:\n" + "\n".join(f"  distillscale {command}" for command in commands)
 
 
 @click.command(epilog=_example("predict --student 1B --tokens 20B --teacher-loss 2.1"))
 @student_option
-@click.option("--tokens", type=COUNT, required=True, help="Student training tokens.")
+@click.option("--tokens", type=QUANTITY, required=True, help="Student training tokens.")
 @click.option("--teacher-loss", type=LOSS, help="Measured teacher loss, nats per token.")
-@click.option("--teacher-params", type=COUNT, help="The teacher's size, with --teacher-tokens.")
-@click.option("--teacher-tokens", type=COUNT, help="The teacher's training tokens.")
+@click.option("--teacher-params", type=QUANTITY, help="The teacher's size, with --teacher-tokens.")
+@click.option("--teacher-tokens", type=QUANTITY, help="The teacher's training tokens.")
 @shape_options
 @law_option
 @seed_option
@@ -137,18 +145,14 @@ def plan(
     unless --total-params is said.
     """
     from ..errors import InputError
-    from ..hardware import budget_flops, compute_for
     from ..plan import plan as plan_
-    from ..units import parse_budget
 
     hardware, scenario = hardware_from(options), scenario_from(teacher, options)
     limits = limits_from(options, vocab=vocab, total_params=total_params)
     who = student_from(student, context=context, vocab=vocab, total_params=total_params)
     flops = None
     if budget is not None:
-        money = parse_budget(budget)
-        hardware = compute_for(money, hardware)
-        flops = budget_flops(money, hardware)
+        flops, hardware = budget_from(budget, hardware)
     elif target_loss is None:
         raise InputError(
             "--budget is missing; give a budget such as 1e21, or --target-loss for the cheapest plan to it"
@@ -220,7 +224,13 @@ def _show_plan(answer: Plan) -> None:
 @click.command(name="break-even", epilog=_example("break-even --student 1B --teacher inference"))
 @student_option
 @_teacher_option
-@click.option("--tolerance", type=float, default=0.01, show_default=True, help="nats that count as nothing.")
+@click.option(
+    "--tolerance",
+    type=NUMBER(0.0, 1.0, "nats", "0.01"),
+    default=0.01,
+    show_default=True,
+    help="nats that count as nothing.",
+)
 @scenario_options
 @limit_options
 @shape_options
@@ -284,7 +294,9 @@ def _show_break_even(found: BreakEven) -> None:
 @click.option(
     "--teacher", "scenarios", required=True, metavar="LIST", help="free, inference, pretraining, both, or several."
 )
-@click.option("--share-students", type=click.IntRange(1), default=1, metavar="K", help="K students share the training.")
+@click.option(
+    "--share-students", type=WHOLE(1, 1_000_000), default=1, metavar="K", help="K students share the training."
+)
 @limit_options
 @shape_options
 @law_option
@@ -305,18 +317,21 @@ def frontier(
 ) -> None:
     """Optimal plans over a grid of students, budgets and scenarios, as CSV."""
     from ..cost import Scenario
+    from ..errors import InputError
     from ..plan import frontier as frontier_
     from ..problem import as_evidence
-    from ..units import format_count, parse_range
 
     path = output_path(out)
     limits = limits_from(options, vocab=vocab, total_params=total_params)
-    sizes = [count_from(float(N), "--students", vocab, total_params) for N in parse_range(students)]
+    sizes = range_from(students, "--students", lambda text: count_from(text, "--students", vocab, total_params))
+    grid = range_from(budgets, "--budgets", lambda text: flops_from(text, "--budgets"))
     names = [name.strip() for name in scenarios.split(",")]
+    if (plans := len(sizes) * len(grid) * len(names)) > _MOST_PLANS:
+        raise InputError(f"a frontier has at most {_MOST_PLANS:,} plans; got {plans:,}; take fewer students or budgets")
     found = frontier_(
         as_evidence(law),
         sizes,
-        parse_range(budgets),
+        grid,
         [Scenario.named(name, share_students) for name in names],
         limits=limits,
         **shape_from(context, vocab),
@@ -329,16 +344,17 @@ def frontier(
     if path is None:
         return click.echo(text, nl=False)
     s = found.summary()
-    line(f"{s['plans']} plans written to {out}; {s['infeasible']} of them infeasible (empty cells).")
+    line(f"{s['plans']} plan(s) written to {out}; {s['infeasible']} of them infeasible (empty cells).")
     where = ", ".join(f"{s[v]} {v}" for v in ("distill", "supervised", "toss-up"))
-    line(f"Verdicts: {where}. Largest gain {s['largest_gain_nats']:+.3f} nats, {format_count(len(sizes))} students.")
+    most = "" if s["largest_gain_nats"] is None else f" Largest gain {s['largest_gain_nats']:+.3f} nats."
+    line(f"Verdicts: {where}.{most}")
     return bullets("Warnings", found.warnings)
 
 
 @click.command(epilog=_example("teachers --student 1B --tokens 200B teachers.toml"))
 @click.argument("file", metavar="TEACHERS.toml", type=click.Path(path_type=Path))
 @student_option
-@click.option("--tokens", type=COUNT, help="Student training tokens.")
+@click.option("--tokens", type=QUANTITY, help="Student training tokens.")
 @click.option("--budget", metavar="BUDGET", help="In place of tokens: total FLOPs, USD or hours for this student.")
 @shape_options
 @hardware_options
@@ -364,17 +380,14 @@ def teachers(
     tokens, config, usd_per_million_tokens.
     """
     from ..errors import InputError
-    from ..hardware import budget_flops, compute_for
     from ..teachers import rank_teachers, read_teachers
-    from ..units import format_count, format_money, parse_budget
+    from ..units import format_count, format_money
 
     hardware = hardware_from(options)
     who = student_from(student, context=context, vocab=vocab, total_params=total_params)
     flops = None
     if budget is not None:
-        money = parse_budget(budget)
-        hardware = compute_for(money, hardware)
-        flops = budget_flops(money, hardware)
+        flops, hardware = budget_from(budget, hardware)
     if (tokens is None) == (flops is None):
         raise InputError("give either --tokens or --budget" + ("" if tokens is None else ", not both"))
     owned = read_teachers(file, total_params_vocab=shape_from(context, vocab)["vocab"] if total_params else None)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["as_json_text", "bullets", "line", "nats", "print_json", "table", "write_atomically"]
+__all__ = ["as_json_text", "bullets", "line", "nats", "print_json", "printable", "table", "write_atomically"]
 
 WIDTH = 80
 
@@ -40,8 +42,15 @@ def as_json_text(value: Any) -> str:
 
 
 def print_json(value: Any) -> None:
-    """The whole of stdout under --json."""
-    click.echo(as_json_text(value))
+    """The whole of stdout under --json; where the terminal is not UTF-8, what it cannot show is escaped."""
+    text = as_json_text(value)
+    utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    click.echo(text if utf8 else json.dumps(json.loads(text), indent=2))
+
+
+def printable(text: str) -> str:
+    """The text without control characters, which a name in a file may hold."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _console() -> Console:
@@ -56,7 +65,7 @@ def line(text: str = "", *, bold: bool = False) -> None:
     """A paragraph, wrapped."""
     from rich.text import Text
 
-    _console().print(Text(text, style="bold" if bold else ""))
+    _console().print(Text(printable(text), style="bold" if bold else ""))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
@@ -69,7 +78,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str |
     for i, name in enumerate(columns):
         grid.add_column(name, justify="right" if i else "left", overflow="fold", no_wrap=i > 0)
     for row in rows:
-        grid.add_row(*(Text(cell) for cell in row))
+        grid.add_row(*(Text(printable(cell)) for cell in row))
     _console().print(grid)
 
 
@@ -86,8 +95,8 @@ def bullets(title: str, sentences: Sequence[str]) -> None:
         console.print(Text(title, style="bold"))
     grid = Table.grid(padding=(0, 1))
     for sentence in sentences:
-        grid.add_row("-", Text(sentence))
-    console.print(Padding(grid, (0, 0, 0, 1)))
+        grid.add_row("-", Text(printable(sentence)))
+    console.print(Padding(grid, (0, 0, 0, 1), expand=False))
 
 
 def nats(loss: float | None, ends: Sequence[float] | None = None) -> str:
@@ -99,10 +108,14 @@ def nats(loss: float | None, ends: Sequence[float] | None = None) -> str:
 
 def write_atomically(path: Path, text: str) -> None:
     """The whole file or, where it cannot be written, the old one and one line of error."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    home = path.resolve()  # through a link to its file, never in place of the link
+    draft = home.with_name(f".draft.{os.getpid()}")
     try:
+        if home.exists() and not home.is_file():
+            raise OSError("it is a device or a pipe, not a file")
         draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
+        os.replace(draft, home)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
         raise InputError(f"--out {str(path)!r} cannot be written: {error.strerror or error}") from None
