@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 
 from .arch import ASPECT, Arch
 from .cost import TRAINING_PASSES
@@ -21,6 +21,7 @@ from .errors import InputError
 
 __all__ = ["RULES", "Rule", "RunSpec", "nearest"]
 
+Half = Literal["teacher", "student", "all"]
 _WARMUP_STEPS: Final = 2000
 """The paper's linear warm-up; shorter runs warm up over a tenth of theirs."""
 
@@ -230,9 +231,9 @@ class RunSpec:
         return "supervised" if self.teacher is None else "distillation"
 
     @property
-    def data_half(self) -> str:
+    def data_half(self) -> Half:
         """The half of the data that the run draws from."""
-        return self.half or ("teacher" if self.teacher is None else "student")
+        return cast("Half", self.half) if self.half else "teacher" if self.teacher is None else "student"
 
     @property
     def steps(self) -> int:

@@ -23,7 +23,7 @@ from .errors import InputError
 from .spec import RULES, RunSpec, nearest
 from .units import parse_count
 
-__all__ = ["Job", "read_job"]
+__all__ = ["Job", "read_job", "spec_of"]
 
 _PATHS: Final = {"data": "run", "out": "run", "trunk": "run", "cache": "distill"}
 _TABLES: Final = {
@@ -51,6 +51,27 @@ class Job:
 
 def read_job(path: Path) -> Job:
     """The spec file's job; a wrong key, value or table is one line that names it."""
+    spec, paths = _parsed(path)
+    for name in ("data", "out"):
+        if name not in paths:
+            raise InputError(f'{path}: [run] lacks {name}; write {name} = "path of a folder"')
+    return Job(
+        spec=spec,
+        data=paths["data"],
+        out=paths["out"],
+        teacher=None if spec.teacher is None else path.parent / spec.teacher,
+        trunk=paths.get("trunk"),
+        cache=paths.get("cache"),
+        start=None if spec.start is None else path.parent / spec.start,
+    )
+
+
+def spec_of(path: Path) -> RunSpec:
+    """The spec alone, from a spec file or from the spec.json of a run's folder."""
+    return _parsed(path)[0]
+
+
+def _parsed(path: Path) -> tuple[RunSpec, dict[str, Path]]:
     tables = _tables(path)
     values: dict[str, Any] = {}
     paths: dict[str, Path] = {}
@@ -63,27 +84,15 @@ def read_job(path: Path) -> Job:
                 paths[name] = _path(where, value, path.parent)
             else:
                 values[name] = _value(where, name, value)
-    for name in ("data", "out"):
-        if name not in paths:
-            raise InputError(f'{path}: [run] lacks {name}; write {name} = "path of a folder"')
-    for name in _REQUIRED:
+    for name, example in _REQUIRED.items():
         if name not in values:
-            raise InputError(f"{path}: [run] lacks {name}; write for example {name} = {_REQUIRED[name]}")
+            raise InputError(f"{path}: [run] lacks {name}; write for example {name} = {example}")
     if "distill" in tables and "teacher" not in values:
         raise InputError(f'{path}: [distill] lacks teacher; write teacher = "path of its folder"')
     try:
-        spec = RunSpec(**values)
+        return RunSpec(**values), paths
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    return Job(
-        spec=spec,
-        data=paths["data"],
-        out=paths["out"],
-        teacher=None if spec.teacher is None else path.parent / spec.teacher,
-        trunk=paths.get("trunk"),
-        cache=paths.get("cache"),
-        start=None if spec.start is None else path.parent / spec.start,
-    )
 
 
 def _tables(path: Path) -> dict[str, Mapping[str, Any]]:
