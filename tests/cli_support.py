@@ -96,7 +96,7 @@ def write_runs(path: Path, table: RunTable) -> Path:
 
 
 def plant_files(home: Path) -> Path:
-    """`runs.csv`, a study of known laws with 0.3 % noise, `teachers.toml` and `config.json`, as the examples name them."""
+    """`runs.csv` (a study of known laws with 0.3 % noise), `teachers.toml` and `config.json`, as in the examples."""
     rng = np.random.default_rng(7)
     supervised = supervised_study(SUPERVISED, rng, noise=0.003)
     students = student_study(DISTILLATION, rng, noise=0.003, teachers=8)
