@@ -63,6 +63,12 @@ class Split:
     bytes: int
     shards: tuple[Shard, ...] = ()
 
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Split:
+        """The inverse of `dataclasses.asdict`."""
+        shards = tuple(Shard(**shard) for shard in body["shards"])
+        return cls(documents=body["documents"], tokens=body["tokens"], bytes=body["bytes"], shards=shards)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerInfo:
@@ -106,12 +112,12 @@ class Manifest:
     def read(cls, folder: Path) -> Manifest:
         """The manifest of a folder; one that was edited, cut short or made for another format is refused."""
         path = folder / MANIFEST
-        again = "prepare the corpus again with `distillscale data prepare`"
+        again = "remove the folder and prepare the corpus again"
         try:
             body = cast(object, json.loads(path.read_bytes()))
         except FileNotFoundError:
-            what = "holds no manifest.json" if folder.is_dir() else "is not a folder"
-            raise InputError(f"{str(folder)!r} {what}; {again}") from None
+            what = "holds no manifest.json, so nothing prepared" if folder.is_dir() else "is not a folder"
+            raise InputError(f"{str(folder)!r} {what}; make it with `distillscale data prepare`") from None
         except OSError as error:
             raise InputError(f"{str(path)!r} cannot be read: {error.strerror or error}; check the path") from None
         except (ValueError, RecursionError):
@@ -127,7 +133,7 @@ class Manifest:
             request=document["request"],
             tokenizer=TokenizerInfo(**document["tokenizer"]),
             dtype=document["dtype"],
-            splits={name: _split(document["splits"][name]) for name in SPLITS},
+            splits={name: Split.from_json(document["splits"][name]) for name in SPLITS},
             empty_documents=document["empty_documents"],
             ignored_files=tuple(document["ignored_files"]),
             software=document["software"],
@@ -135,7 +141,7 @@ class Manifest:
 
     def check(self, folder: Path, *, full: bool = False) -> None:
         """Raise for the first file that is missing, cut short, swapped or corrupted, and name it."""
-        again = "prepare the corpus again with `distillscale data prepare`"
+        again = "run the same `distillscale data prepare` again to repair it"
         width = 2 if self.dtype == "uint16" else 4
         shards = [shard for split in self.splits.values() for shard in split.shards]
         for shard in shards:
@@ -161,11 +167,6 @@ class Manifest:
             raise InputError(f"{str(path)!r} cannot be read: {error.strerror or error}; {again}") from None
         if not right:
             raise InputError(f"{str(path)!r} is not the tokenizer that made these tokens; {again}")
-
-
-def _split(body: dict[str, Any]) -> Split:
-    shards = tuple(Shard(**shard) for shard in body["shards"])
-    return Split(documents=body["documents"], tokens=body["tokens"], bytes=body["bytes"], shards=shards)
 
 
 def _seal(body: Mapping[str, Any]) -> str:
@@ -199,9 +200,9 @@ def quick_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """The whole file under its name or nothing, whatever moment the process dies at."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+def write_atomically(path: Path, data: bytes | memoryview, drafts: Path) -> None:
+    """The whole file under its name or nothing, whatever moment the process dies at; `drafts` is on the same disk."""
+    draft = drafts / f"{path.name}.{os.getpid()}.draft"
     try:
         with draft.open("wb") as file:
             file.write(data)
