@@ -56,7 +56,8 @@ def printable(text: str) -> str:
 def _console() -> Console:
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=False)
+    # NO_COLOR takes away bold too, which rich would keep
+    console = Console(highlight=False, soft_wrap=False, color_system=None if os.environ.get("NO_COLOR") else "auto")
     console.width = min(console.width, WIDTH)
     return console
 
@@ -79,7 +80,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str |
         grid.add_column(name, justify="right" if i else "left", overflow="fold", no_wrap=i > 0)
     for row in rows:
         grid.add_row(*(Text(printable(cell)) for cell in row))
-    _console().print(grid)
+    console = _console()
+    if console.measure(grid).maximum > console.width:  # before the first column is broken, columns move together
+        grid.padding = 0
+    console.print(grid)
 
 
 def bullets(title: str, sentences: Sequence[str]) -> None:
