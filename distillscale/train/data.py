@@ -199,7 +199,7 @@ class Stream:
             )
         self.unique_samples = self._limit(unique_tokens)
         self._subset_key = key_of("subset")
-        self._order_key = key_of("order", seed)
+        self._order_key = key_of("order", int(seed))
 
     def _limit(self, unique_tokens: int | None) -> int:
         if unique_tokens is None:
