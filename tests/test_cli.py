@@ -495,6 +495,8 @@ def test_nothing_is_cut_off_where_numbers_are_long(home: Path) -> None:
     (home / "long.toml").write_text(
         f'[[teacher]]\nname = "{"very long name " * 12}"\nparams = "123.456B"\nloss = 2.0\n', encoding="utf-8"
     )
+    short = invoke(*COMMANDS["teachers"].split(), cwd=home).out
+    assert re.search(r"^ teacher +params", short, re.MULTILINE)  # no word broken where there is room
     for line in (
         "plan --student 123.456B --budget 9.87e27 --teacher both",
         "plan --student 1M --budget 1e15 --teacher both --price 1000000",
@@ -532,6 +534,7 @@ def test_every_option_says_what_it_is(path: tuple[str, ...], command: click.Comm
     shown = invoke(*path, "--help")
     assert (shown.code, shown.err) == (0, "")
     assert "Example:" in shown.out
+    assert max(len(line) for line in shown.out.splitlines()) <= 80
     assert shown.out == invoke(*path, "-h").out
 
 
@@ -561,6 +564,7 @@ def test_the_group_names_every_command() -> None:
     shown = invoke("--help").out
     for command in (*KEYS, "frontier"):
         assert re.search(rf"^  {command}\b", shown, re.MULTILINE)
+    assert "..." not in shown.partition("Commands:")[2]  # every summary fits its line
 
 
 def test_the_version() -> None:

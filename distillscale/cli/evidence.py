@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["compare", "fit", "laws"]
 
 
-@click.command(epilog="\b\nExample:\n  distillscale laws")
+@click.command(epilog="\b\nExample:\n  distillscale laws", short_help="Published coefficient sets and rules of thumb.")
 @json_option
 def laws(as_json: bool) -> None:
     """Published coefficient sets and rules of thumb, with source, regime and caveats."""
@@ -86,8 +86,9 @@ def _bounds(text: str | None) -> dict[str, tuple[float, float]]:
 
 
 @click.command(
-    epilog="\b\nExample:\n  distillscale fit runs.csv --law supervised --hold-out 'params>5e8' --out law.json\n"
-    "  distillscale fit runs.csv --law distillation --supervised busbridge2025 --bootstrap 200"
+    epilog="\b\nExample:\n  distillscale fit runs.csv --hold-out 'params>5e8' --out law.json\n"
+    "  distillscale fit runs.csv --law distillation --bootstrap 200 --json",
+    short_help="Fit a law to a run table, with a certificate.",
 )
 @_reads_runs
 @click.option(
@@ -222,7 +223,9 @@ def _show_fit(found: Fit, out: str | None) -> None:
         line(f"Nothing written to {out}: the fit is not usable.")
 
 
-@click.command(epilog="\b\nExample:\n  distillscale compare runs.csv")
+@click.command(
+    epilog="\b\nExample:\n  distillscale compare runs.csv", short_help="Forms of law side by side on one run table."
+)
 @_reads_runs
 @click.option("--supervised", type=LAW, metavar="NAME_OR_FILE", help="Supervised part of distillation laws.")
 @click.option("--hold-out", metavar="RULE", help="Runs to judge on.  [default: the largest fifth by compute]")

@@ -52,7 +52,10 @@ def _example(*commands: str) -> str:
     return "\b\nExample:\n" + "\n".join(f"  distillscale {command}" for command in commands)
 
 
-@click.command(epilog=_example("predict --student 1B --tokens 20B --teacher-loss 2.1"))
+@click.command(
+    epilog=_example("predict --student 1B --tokens 20B --teacher-loss 2.1"),
+    short_help="Loss of one student, alone and under a teacher.",
+)
 @student_option
 @click.option("--tokens", type=QUANTITY, required=True, help="Student training tokens.")
 @click.option("--teacher-loss", type=LOSS, help="Measured teacher loss, nats per token.")
@@ -111,9 +114,10 @@ def predict(
 @click.command(
     epilog=_example(
         "plan --student 3B --budget 1e21 --teacher inference",
-        'plan --student 1B --budget "5000 USD" --teacher both --share-students 4',
+        'plan --student 1B --budget "5000 USD" --teacher both',
         "plan --student 500M --target-loss 2.4 --teacher inference",
-    )
+    ),
+    short_help="Train or distill: the split, verdict, bill and reasons.",
 )
 @student_option
 @click.option("--budget", metavar="BUDGET", help='Total for this student: 1e21, "5000 USD", "2000 H100-hours".')
@@ -221,7 +225,11 @@ def _show_plan(answer: Plan) -> None:
     line(f"Bill: {hardware.device}, {hardware.peak_flops:.4g} FLOP/s peak, MFU {hardware.mfu:g}, {price}.")
 
 
-@click.command(name="break-even", epilog=_example("break-even --student 1B --teacher inference"))
+@click.command(
+    name="break-even",
+    epilog=_example("break-even --student 1B --teacher inference"),
+    short_help="The budget where supervised training catches up.",
+)
 @student_option
 @_teacher_option
 @click.option(
@@ -287,7 +295,8 @@ def _show_break_even(found: BreakEven) -> None:
 
 
 @click.command(
-    epilog=_example("frontier --students 300M,1B,3B --budgets 1e19:1e24:50 --teacher both --out frontier.csv")
+    epilog=_example("frontier --students 1B,3B --budgets 1e19:1e24:50 --teacher both"),
+    short_help="Optimal plans over a grid, as CSV.",
 )
 @click.option("--students", required=True, metavar="LIST", help="Counts: 300M,1B,3B or 1e8:1e10:20 (log-spaced).")
 @click.option("--budgets", required=True, metavar="LIST", help="Total FLOPs: 1e19:1e24:50 or 1e20,1e21.")

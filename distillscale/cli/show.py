@@ -81,7 +81,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str |
     for row in rows:
         grid.add_row(*(Text(printable(cell)) for cell in row))
     console = _console()
-    if console.measure(grid).maximum > console.width:  # before the first column is broken, columns move together
+    if (
+        console.measure(grid, options=console.options.update(width=10 * WIDTH)).maximum > console.width
+    ):  # before the first column is broken, columns move together
         grid.padding = 0
     console.print(grid)
 
