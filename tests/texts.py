@@ -13,12 +13,14 @@ from distillscale.train.manifest import SplitName
 __all__ = ["contents", "documents_of", "stories", "write_jsonl"]
 
 _WORDS = "the of and to in a is that for it was on are as with his they at be this from have or by one had not but"
+_SYLLABLES = "ba den ri mo tha lin quo ver stra pel no ga shi ter und fo cre mi sal ont"
 
 
 def stories(count: int, *, words: int = 120, seed: int = 0) -> list[str]:
     """`count` different documents of common words, about five bytes a word; each begins with its number."""
     rng = random.Random(seed)
-    vocabulary = [*_WORDS.split(), "naïve", "café", "Ωμέγα", "日本"]
+    rare = ["".join(rng.choices(_SYLLABLES.split(), k=rng.randint(1, 4))) for _ in range(300)]
+    vocabulary = [*_WORDS.split() * 10, *rare, "naïve", "café", "Ωμέγα", "日本"]
     return [f"#{i} " + " ".join(rng.choices(vocabulary, k=rng.randint(words // 2, words))) for i in range(count)]
 
 
