@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from safetensors.torch import save as saved_bytes
 
+from distillscale.record import RunRecord
 from distillscale.spec import RunSpec
+from distillscale.train import checkpoint
 from distillscale.train.data import TokenData
+from distillscale.train.folder import Metrics
+from distillscale.train.loop import Saving, run
 from distillscale.train.manifest import MANIFEST, Manifest, Shard, Split, TokenizerInfo, hash_file, quick_hash
+from distillscale.train.student import build
 
-__all__ = ["VOCAB", "spec", "token_data"]
+__all__ = ["VOCAB", "TinyTeacher", "digest", "same_run", "spec", "token_data", "train_until"]
 
 VOCAB = 64
 
@@ -62,3 +74,81 @@ def digest(folder: Path) -> str:
     for name in ("model/model.safetensors", "metrics.jsonl"):
         sums.update((folder / name).read_bytes())
     return sums.hexdigest()
+
+
+class TinyTeacher:
+    """A teacher made of a model with random weights: all that the loop asks of one."""
+
+    def __init__(self, *, vocab: int = VOCAB, d_model: int = 16, seed: int = 5) -> None:
+        self._model = build(spec(d_model=d_model, seed=seed), vocab, torch.device("cpu"))
+        with torch.no_grad():  # µP starts with silent branches and a small embedding: give it something to say
+            self._model.embedding.mul_(40.0)
+        self.vocab, self.width, self.name, self.sha = vocab, d_model, "tiny", f"{seed:032x}"
+        self.params = self._model.arch.params
+        self.flops_per_token = self._model.arch.forward_flops_per_token
+        self.output_weight = self._model.output_weight.detach()
+        self.calls = 0
+
+    def hidden(self, tokens_BT: torch.Tensor) -> torch.Tensor:
+        """Final hidden states, without a graph."""
+        self.calls += 1
+        with torch.no_grad():
+            return self._model(tokens_BT)
+
+
+def same_run(one: Path, other: Path) -> bool:
+    """Equal weights, metrics and results, bit for bit; what took how long may differ."""
+    records = [RunRecord.read(home / "record.json") for home in (one, other)]
+    timeless = [replace(r, **dict.fromkeys(TIMES, 0), versions={}) for r in records]
+    return digest(one) == digest(other) and timeless[0] == timeless[1]
+
+
+TIMES = ("wall_seconds", "cpu_seconds", "other_seconds", "mfu", "peak_flops", "sessions")
+
+
+def train_until(home: str, changes: dict[str, Any], taught: bool, steps: int, deaths: int | None) -> None:
+    """In a process of its own: run `home/run` on `home/data`, and die at the `deaths`-th thing done to the disk."""
+    torch.set_num_threads(1)
+    if deaths is not None:
+        _die_at(deaths)
+    teacher = TinyTeacher() if taught else None
+    run(
+        spec(**changes),
+        data=TokenData.open(Path(home) / "data"),
+        out=Path(home) / "run",
+        teacher=teacher,  # type: ignore[arg-type]
+        saving=Saving(steps=steps),
+    )
+
+
+def _die_at(count: int) -> None:
+    """SIGKILL this process at its `count`-th write, flush, rename or deletion: before it, or halfway through it."""
+    left = [count]
+
+    def dying(function: Callable[..., Any], half: Callable[..., Any] | None = None) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                if half is not None:
+                    half(*args, **kwargs)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return call
+
+    def half_a_file(tensors: Any, path: Path) -> None:
+        whole = saved_bytes(tensors)
+        Path(path).write_bytes(whole[: len(whole) // 2])
+
+    def half_a_folder(path: Path, **_: Any) -> None:
+        for file in list(Path(path).iterdir())[:1]:
+            file.unlink()
+
+    def half_a_line(metrics: Metrics, row: Any) -> None:
+        metrics._file.write(json.dumps(row).encode()[:20])
+
+    checkpoint.save_file = dying(checkpoint.save_file, half_a_file)  # type: ignore[assignment]
+    for name in ("fsync", "rename", "replace"):
+        setattr(os, name, dying(getattr(os, name)))
+    shutil.rmtree = dying(shutil.rmtree, half_a_folder)  # type: ignore[assignment]
+    Metrics.log = dying(Metrics.log, half_a_line)  # type: ignore[method-assign]

@@ -29,7 +29,7 @@ from .folder import RunFolder
 from .ledger import Ledger, Stopwatch, record_of
 from .machine import pick_device, pick_precision, synchronise, versions
 from .schedule import branch_step
-from .student import Micro, Moved, Student, build, load_weights
+from .student import Micro, Moved, Student, build, copy_into
 from .teaching import Lesson, lesson_of
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ class _Run:
         precision = pick_precision(self.spec.precision, device) if found is None else found.state["precision"]
         model = build(self.spec, self.data.vocab, device)
         if start is not None and found is None:
-            load_weights(model, dict(start.named_parameters()))
+            copy_into(dict(model.named_parameters()), dict(start.named_parameters()), "the model to start from")
         self.student = Student(self.spec, model, precision)
         if found is not None:
             self.student.restore(found.step, found.tensors)

@@ -25,11 +25,10 @@ from .loss import target_loss
 from .machine import autocast
 from .model import Transformer
 from .mup import param_groups
+from .optimiser import AdamW
 from .schedule import lr_factor
 
-__all__ = ["Micro", "Moved", "Student", "build"]
-
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+__all__ = ["Micro", "Moved", "Student", "build", "copy_into"]
 
 
 class Micro(NamedTuple):
@@ -78,12 +77,8 @@ class Student:
         self.spec, self.model, self.precision, self.step = spec, model, precision, 0
         self.device = next(model.parameters()).device
         self.forward = cast("Callable[[Tensor], Tensor]", torch.compile(model) if spec.compile else model)
-        self.optimiser = torch.optim.AdamW(
-            param_groups(model, lr=spec.lr, weight_decay=spec.weight_decay),
-            betas=(spec.beta1, spec.beta2),
-            eps=spec.eps,
-            fused=True,
-        )
+        groups = param_groups(model, lr=spec.lr, weight_decay=spec.weight_decay)
+        self.optimiser = AdamW(groups, beta1=spec.beta1, beta2=spec.beta2, eps=spec.eps)
         self._passes = spec.sequences // spec.micro_sequences
         self._seen: list[Tensor] = []
 
@@ -115,47 +110,34 @@ class Student:
             divergence -= entropy
         moved = Moved(loss, next_token, divergence, float(norm), factor * spec.lr)
         if moved.finite:
-            for group in self.optimiser.param_groups:
-                group["lr"] = factor * group["peak_lr"]
-            self.optimiser.step()
+            self.optimiser.step(factor)
             self.step += 1
-        self.optimiser.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         return moved
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Everything that the next step depends on, beside the spec and the data."""
-        moments: dict[str, Tensor] = {}
-        for name, parameter in self.model.named_parameters():
-            for moment, value in self.optimiser.state.get(parameter, {}).items():
-                moments[f"{name}.{moment}"] = value
-        return {"model": dict(self.model.named_parameters()), "optimizer": moments}
+        named = dict(self.model.named_parameters())
+        return {"model": {**named}, "optimizer": self.optimiser.tensors({p: name for name, p in named.items()})}
 
     def restore(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Become what `tensors` was saved from; a name or shape that does not fit is named."""
-        load_weights(self.model, tensors["model"])
-        saved, wanted = tensors["optimizer"], dict(self.model.named_parameters())
-        names = {f"{name}.{moment}" for name in wanted for moment in _MOMENTS}
-        if step and (strange := sorted(names.symmetric_difference(saved))):
-            raise InputError(f"the checkpoint's optimiser differs in {strange[0]!r}; it is of another run")
-        for name, parameter in wanted.items() if step else ():
-            self.optimiser.state[parameter] = {
-                "step": saved[f"{name}.step"].clone(),
-                "exp_avg": saved[f"{name}.exp_avg"].to(self.device, copy=True),
-                "exp_avg_sq": saved[f"{name}.exp_avg_sq"].to(self.device, copy=True),
-            }
+        mine = self.tensors()
+        for part in mine:
+            copy_into(mine[part], tensors.get(part, {}), part)
+        self.optimiser.at(step)
         self.step = step
 
 
-def load_weights(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
-    """Copy tensors into a model, all of them and nothing else."""
-    wanted = dict(model.named_parameters())
+def copy_into(wanted: Mapping[str, Tensor], saved: Mapping[str, Tensor], what: str) -> None:
+    """Copy tensors into others, all of them and nothing else."""
     if strange := sorted(set(wanted).symmetric_difference(saved)):
-        raise InputError(f"weights and model differ in {strange[0]!r}; they are of another shape of model")
+        raise InputError(f"{what} and its file differ in {strange[0]!r}; the file is of another shape of model")
     with torch.no_grad():
-        for name, parameter in wanted.items():
-            if saved[name].shape != parameter.shape:
+        for name, tensor in wanted.items():
+            if saved[name].shape != tensor.shape:
                 raise InputError(
-                    f"weight {name!r} has shape {tuple(saved[name].shape)}, the model's is {tuple(parameter.shape)}; "
-                    "they are of another size of model"
+                    f"{what}: {name!r} has shape {tuple(tensor.shape)}, its file {tuple(saved[name].shape)}; the file "
+                    "is of another size of model"
                 )
-            parameter.copy_(saved[name])
+            tensor.copy_(saved[name])
