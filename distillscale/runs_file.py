@@ -105,7 +105,7 @@ def _json_lines(name: str, text: str) -> Source:
             continue
         try:
             record: object = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise InputError(f"{name} line {number} is not JSON; write one object a line") from None
         if not isinstance(record, Mapping):
             raise InputError(f"{name} line {number} is not a JSON object; write one object a line")

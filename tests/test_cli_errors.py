@@ -363,6 +363,7 @@ RUN_TABLES = [
         "--supervised",
         options="--law distillation",
     ),
+    case("runs-json-without-end", "fit x.jsonl", "line 1", "not JSON", files={"x.jsonl": "[" * 100_000 + "\n"}),
     case("runs-json-lines-broken", "fit x.jsonl", "line 2", "not JSON", files={"x.jsonl": '{"params": 1e8}\n{\n'}),
     case(
         "runs-json-null",
