@@ -58,9 +58,9 @@ def _chinchilla(table: RunTable, which: str) -> Iterator[Line]:
         own,
         starts * lean.each,
         2000,
-        note=f"CPU seconds; {which}; the grid is extrapolated from every {EVERY}th start ({lean.count}), finite "
-        f"differences, {reached:.0%} of which end within 0.1 % of it. With SciPy's own logsumexp and huber in "
-        f"place of lean NumPy {seconds(starts * described.each)}, {times(starts * described.each / own)}",
+        note=f"CPU seconds; {which}; the grid, with finite differences, is extrapolated from every {EVERY}th start "
+        f"({lean.count}; {reached:.0%} of them end within 0.1 % of the optimum). With SciPy's own logsumexp and huber "
+        f"in place of lean NumPy {seconds(starts * described.each)}, {times(starts * described.each / own)}",
     )
     yield no_worse(
         "the same, objective above the polished best of the grid",

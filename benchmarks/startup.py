@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -34,21 +35,28 @@ def lines() -> Iterator[Line]:
         # Byte code in a folder of its own, filled by the first round: what an installed package has, for both sides.
         env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         env["PYTHONPYCACHEPREFIX"] = cache
-        rounds = [[_wall(command, env) for command in commands] for _ in range(ROUNDS + 1)][1:]
-    numpy_, *ours = zip(*rounds, strict=True)
+        rounds = [[_run(command, env) for command in commands] for _ in range(ROUNDS + 1)][1:]
+    bare, *ours = zip(*rounds, strict=True)
     for (words, at_most), own in zip(TARGETS.items(), ours, strict=True):
-        middle = statistics.median(own), statistics.median(numpy_)
+        (wall, spent), (base_wall, base_spent) = zip(*own, strict=True), zip(*bare, strict=True)
+        middle, base_middle = statistics.median(wall), statistics.median(base_wall)
         yield within(
             f'`distillscale {words}`, cold, against `python -c "import numpy"`',
-            min(own),
-            min(numpy_),
+            min(wall),
+            min(base_wall),
             at_most,
-            note=f"wall time, least of {ROUNDS} alternating runs; "
-            f"medians {seconds(middle[0])} and {seconds(middle[1])}, {middle[0] / middle[1]:.2f}×",
+            note=f"wall time, least of {ROUNDS} alternating runs; medians {seconds(middle)} and "
+            f"{seconds(base_middle)}, {middle / base_middle:.2f}×; least CPU {min(spent) / min(base_spent):.2f}×",
         )
 
 
-def _wall(command: list[str], env: dict[str, str]) -> float:
-    start = time.perf_counter()
+def _run(command: list[str], env: dict[str, str]) -> tuple[float, float]:
+    """Wall and CPU seconds of one process."""
+    start, before = time.perf_counter(), _children()
     subprocess.run(command, env=env, stdout=subprocess.DEVNULL, check=True)
-    return time.perf_counter() - start
+    return time.perf_counter() - start, _children() - before
+
+
+def _children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
