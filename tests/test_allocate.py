@@ -171,8 +171,9 @@ def test_the_optimum_is_that_of_a_brute_force_search(p: Problem) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @given(problems())
-@examples(3000)
+@examples(2000)
 def test_the_optimum_is_that_of_a_brute_force_search_on_many_problems(p: Problem) -> None:
     check_against_the_twin(p)
 
@@ -188,8 +189,9 @@ def test_the_papers_own_method_finds_nothing_better(p: Problem) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @given(problems(limits=st.just(Limits())))
-@examples(500)
+@examples(300)
 def test_the_papers_own_method_finds_nothing_better_on_many_problems(p: Problem) -> None:
     check_against_the_papers_method(p)
 
