@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import cache
 from types import MappingProxyType
 from typing import Literal
@@ -252,4 +253,6 @@ def family_row(name: str) -> Arch:
     wanted = name.strip().upper()
     if wanted in family():
         return family()[wanted]
-    raise InputError(f"size {name!r} is not in the family of Table 13; take one of {', '.join(family())}")
+    near = get_close_matches(wanted, family(), 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise InputError(f"size {name!r} is not in the family of Table 13; {hint}it has {', '.join(family())}")

@@ -212,6 +212,12 @@ def _target(question: Question, loss: float) -> Target:
     if not 0 < loss < np.inf:
         raise InputError(f"target loss must be positive and finite nats per token; got {loss!r}; write it as 2.2")
     lowest = TRAINING_PASSES * question.student.flops * question.limits.student_tokens[0]
+    easy = float(question.supervised_loss(lowest))
+    if loss >= easy:
+        raise InputError(
+            f"target loss {loss:g} is reached before anything is trained: supervised training is at {easy:.3f} nats after "
+            f"{format_count(question.limits.student_tokens[0])} tokens, where the law begins; give a lower target"
+        )
     distil = _cheapest(question.distilled_loss, loss, lowest)
     alone = _cheapest(question.supervised_loss, loss, lowest)
     if distil is None and alone is None:

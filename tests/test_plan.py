@@ -273,6 +273,7 @@ def test_money_and_hours_follow_from_the_hardware() -> None:
         ({"budget": None}, "either a budget or a target loss"),
         ({"budget": 1e21, "target_loss": 2.0}, "either a budget or a target loss"),
         ({"budget": None, "target_loss": 1.0}, "out of reach"),
+        ({"budget": None, "target_loss": 15.0}, "reached before anything is trained"),
         ({"budget": None, "target_loss": -1.0}, "target loss must be positive"),
     ],
 )
