@@ -5,7 +5,7 @@ or grouped-query attention (Busbridge et al. 2025, App. H and I). Queries, keys 
 another: fewer, larger products.
 
 Shape suffixes: B batch, T time, D d_model, V vocabulary, F d_ff, H heads of queries, K heads of keys (and of values),
-A = H + K, C = H + 2K, E d_head.
+A = H + K, C = H + 2K, E d_head, P = E/2.
 """
 
 # torch's functions are partly untyped:
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from ..arch import Arch
 from ..errors import InputError
+from .fused import gate, heads, rms_norm, rotate, rotations
 from .mup import BASE_WIDTH, attention_scale, init_weights, readout_multiplier
 
 __all__ = ["NORM_EPS", "ROPE_BASE", "Transformer"]
@@ -65,7 +66,7 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Block(arch, scale, norm_eps) for _ in range(arch.layers))
         self.final_norm = nn.Parameter(torch.empty(arch.d_model))
         self.head: nn.Parameter | None = None if arch.tied else nn.Parameter(torch.empty(arch.vocab, arch.d_model))
-        self._rotary: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
+        self._cached_turns: dict[tuple[object, ...], Tensor] = {}
 
     @property
     def output_weight(self) -> Tensor:
@@ -74,11 +75,11 @@ class Transformer(nn.Module):
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """hidden_BTD = RMSNorm(residual) · readout multiplier, such that logits = hidden @ output_weight.T."""
-        cos_TE, sin_TE = self._rotations(tokens_BT)
+        turns_TAP = self._turns(tokens_BT)
         x_BTD = F.embedding(tokens_BT, self.embedding)
         for layer in self.layers:
-            x_BTD = layer(x_BTD, cos_TE, sin_TE)
-        return F.rms_norm(x_BTD, x_BTD.shape[-1:], self.final_norm * self.readout, self.norm_eps)
+            x_BTD = layer(x_BTD, turns_TAP)
+        return rms_norm(x_BTD, self.final_norm * self.readout, self.norm_eps)
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """The whole logits_BTV, for evaluation and tests; training uses the fused losses."""
@@ -86,16 +87,16 @@ class Transformer(nn.Module):
 
     def trace(self, tokens_BT: Tensor) -> Iterator[tuple[str, Tensor]]:
         """What each residual branch adds, by name, and at last `hidden` as `forward` returns it."""
-        cos_TE, sin_TE = self._rotations(tokens_BT)
+        turns_TAP = self._turns(tokens_BT)
         x_BTD = F.embedding(tokens_BT, self.embedding)
         for index, layer in enumerate(cast("Iterator[Block]", iter(self.layers))):
-            attention = layer.attend(x_BTD, cos_TE, sin_TE)
-            x_BTD = x_BTD + attention
+            attended = layer.attend(x_BTD, turns_TAP)
+            x_BTD = x_BTD + attended
             feed_forward = layer.feed_forward(x_BTD)
             x_BTD = x_BTD + feed_forward
-            yield f"attention {index}", attention
+            yield f"attention {index}", attended
             yield f"feed-forward {index}", feed_forward
-        yield "hidden", F.rms_norm(x_BTD, x_BTD.shape[-1:], self.final_norm * self.readout, self.norm_eps)
+        yield "hidden", rms_norm(x_BTD, self.final_norm * self.readout, self.norm_eps)
 
     def init_weights(self, seed: int | torch.Generator) -> None:
         """Draw the weights by the rules of the parametrisation (`mup.rules`); the same seed gives the same weights."""
@@ -116,8 +117,8 @@ class Transformer(nn.Module):
         """The module of `settings`; its weights are not drawn."""
         return cls(Arch(**settings["arch"]), **{key: value for key, value in settings.items() if key != "arch"})
 
-    def _rotations(self, tokens_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of position · base^(−2i/E), computed once per length, device and dtype in float64."""
+    def _turns(self, tokens_BT: Tensor) -> Tensor:
+        """The rotations of every position and head (T, A, P), computed once per length, device and dtype."""
         length = tokens_BT.shape[1]
         if length > self.arch.context:
             raise InputError(
@@ -125,20 +126,13 @@ class Transformer(nn.Module):
                 "cut them or build the model with a longer context"
             )
         weight = self.embedding
-        key = (length, weight.device, weight.dtype)
-        if key not in self._rotary:
-            half = torch.arange(self.arch.d_head // 2, dtype=torch.float64, device="cpu")
-            angle_TE = torch.outer(
-                torch.arange(length, dtype=torch.float64, device="cpu"),
-                self.rope_base ** (-2.0 * half / self.arch.d_head),
-            )
-            self._rotary = {
-                key: (
-                    angle_TE.cos().to(weight.device, weight.dtype),
-                    angle_TE.sin().to(weight.device, weight.dtype),
-                )
-            }
-        return self._rotary[key]
+        dtype = torch.complex128 if weight.dtype == torch.float64 else torch.complex64
+        key = (length, weight.device, dtype)
+        if key not in self._cached_turns:
+            turns_TP = rotations(length, self.arch.d_head, self.rope_base, dtype)
+            turns_TAP = turns_TP[:, None].expand(-1, self.arch.heads + self.arch.kv_heads, -1)
+            self._cached_turns = {key: turns_TAP.to(weight.device).contiguous()}
+        return self._cached_turns[key]
 
 
 def _check(arch: Arch, parametrisation: str, base_width: int) -> None:
@@ -176,42 +170,31 @@ class Block(nn.Module):
         self.up = nn.Parameter(torch.empty((2 if arch.gated else 1) * arch.d_ff, d))
         self.down = nn.Parameter(torch.empty(d, arch.d_ff))
 
-    def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
-        x_BTD = x_BTD + self.attend(x_BTD, cos_TE, sin_TE)
+    def forward(self, x_BTD: Tensor, turns_TAP: Tensor) -> Tensor:
+        x_BTD = x_BTD + self.attend(x_BTD, turns_TAP)
         return x_BTD + self.feed_forward(x_BTD)
 
-    def attend(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
+    def attend(self, x_BTD: Tensor, turns_TAP: Tensor) -> Tensor:
         """Causal attention of the normed residual: what it adds to the stream."""
-        B, T, D = x_BTD.shape
+        B, T, _ = x_BTD.shape
         H, K, E = self.heads, self.kv_heads, self.d_head
-        h_BTD = F.rms_norm(x_BTD, (D,), self.attention_norm, self.norm_eps)
+        h_BTD = rms_norm(x_BTD, self.attention_norm, self.norm_eps)
         qkv_BTCE = F.linear(h_BTD, self.qkv).view(B, T, H + 2 * K, E)
-        q_BTHE, k_BTKE, v_BTKE = qkv_BTCE.split((H, K, K), dim=2)
         if self.qk_norm == "head":
-            q_BTHE = F.rms_norm(q_BTHE, (E,), self.query_norm, self.norm_eps)
-            k_BTKE = F.rms_norm(k_BTKE, (E,), self.key_norm, self.norm_eps)
-        elif self.qk_norm == "full":
-            q_BTHE = F.rms_norm(q_BTHE.flatten(2), (H * E,), self.query_norm, self.norm_eps).view_as(q_BTHE)
-            k_BTKE = F.rms_norm(k_BTKE.flatten(2), (K * E,), self.key_norm, self.norm_eps).view_as(k_BTKE)
-        q_BHTE = rotate(q_BTHE, cos_TE, sin_TE).transpose(1, 2)
-        k_BKTE = rotate(k_BTKE, cos_TE, sin_TE).transpose(1, 2)
+            q_BHTE, k_BKTE, v_BKTE = heads(qkv_BTCE, self.query_norm, self.key_norm, turns_TAP, self.norm_eps)
+        else:
+            q_BTHE, k_BTKE, v_BTKE = qkv_BTCE.split((H, K, K), dim=2)
+            if self.qk_norm == "full":
+                q_BTHE = rms_norm(q_BTHE.flatten(2), self.query_norm, self.norm_eps).view(B, T, H, E)
+                k_BTKE = rms_norm(k_BTKE.flatten(2), self.key_norm, self.norm_eps).view(B, T, K, E)
+            q_BHTE, k_BKTE = (rotate(x, turns_TAP).transpose(1, 2) for x in (q_BTHE, k_BTKE))
+            v_BKTE = v_BTKE.transpose(1, 2)
         mixed_BHTE = F.scaled_dot_product_attention(
-            q_BHTE, k_BKTE, v_BTKE.transpose(1, 2), is_causal=True, scale=self.attention_scale, enable_gqa=H != K
+            q_BHTE, k_BKTE, v_BKTE, is_causal=True, scale=self.attention_scale, enable_gqa=H != K
         )
         return F.linear(mixed_BHTE.transpose(1, 2).reshape(B, T, H * E), self.out)
 
     def feed_forward(self, x_BTD: Tensor) -> Tensor:
         """down(silu(gate) · up), or down(gelu(up)) without a gate, of the normed residual."""
-        h_BTD = F.rms_norm(x_BTD, x_BTD.shape[-1:], self.ffn_norm, self.norm_eps)
-        up_BTF = F.linear(h_BTD, self.up)
-        if not self.gated:
-            return F.linear(F.gelu(up_BTF), self.down)
-        gate_BTF, up_BTF = up_BTF.chunk(2, dim=-1)
-        return F.linear(F.silu(gate_BTF) * up_BTF, self.down)
-
-
-def rotate(x_BTHE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
-    """Rotate coordinate i of each head against coordinate i + E/2, by the angle of its position."""
-    left, right = x_BTHE.chunk(2, dim=-1)
-    cos, sin = cos_TE[:, None], sin_TE[:, None]
-    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
+        up_BTF = F.linear(rms_norm(x_BTD, self.ffn_norm, self.norm_eps), self.up)
+        return F.linear(gate(up_BTF) if self.gated else F.gelu(up_BTF), self.down)

@@ -1,0 +1,209 @@
+"""Norm, heads and gate with gradients written by hand; knows tensors, not the model.
+
+On a CPU a small transformer spends more on passes over memory than its products warrant. Each function here does in
+few passes, in place where it may, what autograd does in many; each has a plain twin of the same signature, which
+other devices and compilers use, and the tests hold the two together.
+
+Shape suffixes: N tokens (any leading axes flattened), D d_model, F d_ff; B batch, T time, H heads of queries, K heads
+of keys (and of values), A = H + K, C = H + 2K, E d_head, P = E/2.
+"""
+
+# torch's functions are partly untyped, and so is what a context carries from forward to backward:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportIncompatibleMethodOverride=false
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+__all__ = [
+    "gate",
+    "gate_plain",
+    "heads",
+    "heads_plain",
+    "keep_freed_memory",
+    "pays",
+    "rms_norm",
+    "rms_norm_plain",
+    "rotate",
+    "rotations",
+]
+
+
+def pays(x: Tensor) -> bool:
+    """Whether the hand-written gradients are worth using: in fp32 or fp64 on a CPU, eagerly."""
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
+
+
+def rms_norm(x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
+    """x / √(mean x² + eps) · gain, over the last axis."""
+    return _RMSNorm.apply(x, gain_D, eps) if pays(x) else rms_norm_plain(x, gain_D, eps)  # pyright: ignore
+
+
+def rms_norm_plain(x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:], gain_D, eps)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """With u = x r, r = 1/√(mean x² + eps):  dx = r (g dy − u · mean(g dy u)),  dg = Σ dy u."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
+        D = x.shape[-1]
+        x_ND = x.reshape(-1, D)
+        inverse_N1 = _row_means(x_ND.square()).add_(eps).rsqrt_()
+        unit_ND = x_ND * inverse_N1
+        ctx.save_for_backward(unit_ND, inverse_N1, gain_D)
+        return (unit_ND * gain_D).view(x.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        unit_ND, inverse_N1, gain_D = ctx.saved_tensors
+        dy_ND = dy.reshape(unit_ND.shape)
+        product_ND = dy_ND * unit_ND
+        dgain_D = product_ND.sum(0)
+        mean_N1 = torch.mv(product_ND, gain_D).div_(-unit_ND.shape[1]).unsqueeze(1)
+        dx_ND = torch.mul(dy_ND, gain_D, out=product_ND).addcmul_(unit_ND, mean_N1).mul_(inverse_N1)
+        return dx_ND.view(dy.shape), dgain_D, None
+
+
+def gate(packed: Tensor) -> Tensor:
+    """silu(left half) · right half of the last axis."""
+    return _Gate.apply(packed) if pays(packed) else gate_plain(packed)  # pyright: ignore
+
+
+def gate_plain(packed: Tensor) -> Tensor:
+    left, right = packed.chunk(2, dim=-1)
+    return F.silu(left) * right
+
+
+class _Gate(torch.autograd.Function):
+    """Both gradients are written straight into the halves of one tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor) -> Tensor:
+        left, right = packed.chunk(2, dim=-1)
+        silu = F.silu(left)
+        ctx.save_for_backward(packed, silu)
+        return silu * right
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        packed, silu = ctx.saved_tensors
+        left, right = packed.chunk(2, dim=-1)
+        grad = torch.empty_like(packed)
+        dleft, dright = grad.chunk(2, dim=-1)
+        torch.mul(dy, silu, out=dright)
+        torch.ops.aten.silu_backward.grad_input(dy * right, left, grad_input=dleft)
+        return grad
+
+
+def heads(
+    qkv_BTCE: Tensor, query_gain_E: Tensor, key_gain_E: Tensor, turns_TAP: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries (B, H, T, E) and keys (B, K, T, E), normed per head and rotated, and values as they are.
+
+    `turns_TAP` are the complex rotations of `rotations`, one for each pair of neighbouring coordinates. The number of
+    heads is told by the shapes: A = H + K and C = H + 2K.
+    """
+    if pays(qkv_BTCE):
+        return _Heads.apply(qkv_BTCE, query_gain_E, key_gain_E, turns_TAP, eps)  # pyright: ignore
+    return heads_plain(qkv_BTCE, query_gain_E, key_gain_E, turns_TAP, eps)
+
+
+def heads_plain(
+    qkv_BTCE: Tensor, query_gain_E: Tensor, key_gain_E: Tensor, turns_TAP: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    A, C = turns_TAP.shape[1], qkv_BTCE.shape[2]
+    K = C - A
+    q_BTHE, k_BTKE, v_BTKE = qkv_BTCE.split((A - K, K, K), dim=2)
+    q_BTHE = rotate(rms_norm_plain(q_BTHE, query_gain_E, eps), turns_TAP)
+    k_BTKE = rotate(rms_norm_plain(k_BTKE, key_gain_E, eps), turns_TAP)
+    return q_BTHE.transpose(1, 2), k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2)
+
+
+class _Heads(torch.autograd.Function):
+    """The norm's gradient as above, around a rotation whose gradient is the rotation back."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv_BTCE: Tensor, query_gain_E, key_gain_E, turns_TAP: Tensor, eps: float):
+        A, K = turns_TAP.shape[1], qkv_BTCE.shape[2] - turns_TAP.shape[1]
+        qk_BTAE = qkv_BTCE[:, :, :A]
+        gain_AE = torch.cat((query_gain_E.expand(A - K, -1), key_gain_E.expand(K, -1)))
+        square_BTAE = qk_BTAE.square()
+        inverse_BTA1 = _row_means(square_BTAE).add_(eps).rsqrt_()
+        unit_BTAE = torch.mul(qk_BTAE, inverse_BTA1, out=square_BTAE)
+        turned_BTAE = unit_BTAE * gain_AE
+        _pairs(turned_BTAE).mul_(turns_TAP)
+        ctx.save_for_backward(unit_BTAE, inverse_BTA1, gain_AE, turns_TAP)
+        q_BTHE, k_BTKE = turned_BTAE.split((A - K, K), dim=2)
+        return q_BTHE.transpose(1, 2), k_BTKE.transpose(1, 2), qkv_BTCE[:, :, A:].transpose(1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dq_BHTE: Tensor, dk_BKTE: Tensor, dv_BKTE: Tensor):
+        unit_BTAE, inverse_BTA1, gain_AE, turns_TAP = ctx.saved_tensors
+        B, T, A, E = unit_BTAE.shape
+        H, K = dq_BHTE.shape[1], dk_BKTE.shape[1]
+        back_TAP = turns_TAP.conj().resolve_conj()
+        dy_BTAE = torch.empty_like(unit_BTAE)
+        dy_BTAP = _pairs(dy_BTAE)
+        torch.mul(_pairs(dq_BHTE.transpose(1, 2)), back_TAP[:, :H], out=dy_BTAP[:, :, :H])
+        torch.mul(_pairs(dk_BKTE.transpose(1, 2)), back_TAP[:, H:], out=dy_BTAP[:, :, H:])
+        product_BTAE = dy_BTAE * unit_BTAE
+        dgain_AE = product_BTAE.view(B * T, A * E).sum(0).view(A, E)
+        mean_BTA1 = _row_means(product_BTAE.mul_(gain_AE)).neg_()
+        dqkv_BTCE = dy_BTAE.new_empty(B, T, A + K, E)
+        dy_BTAE.mul_(gain_AE).addcmul_(unit_BTAE, mean_BTA1)
+        torch.mul(dy_BTAE, inverse_BTA1, out=dqkv_BTCE[:, :, :A])
+        dqkv_BTCE[:, :, A:] = dv_BKTE.transpose(1, 2)
+        return dqkv_BTCE, dgain_AE[:H].sum(0), dgain_AE[H:].sum(0), None, None
+
+
+def rotations(length: int, d_head: int, base: float, dtype: torch.dtype) -> Tensor:
+    """exp(i · position · base^(−2p/E)), complex (T, P), from float64; rotary positions (Su et al. 2021)."""
+    exact = torch.float64
+    frequency_P = base ** (-torch.arange(0, d_head, 2, dtype=exact, device="cpu") / d_head)
+    angle_TP = torch.outer(torch.arange(length, dtype=exact, device="cpu"), frequency_P)
+    return torch.polar(torch.ones_like(angle_TP), angle_TP).to(dtype)
+
+
+def rotate(x_BTHE: Tensor, turns_TAP: Tensor) -> Tensor:
+    """Neighbouring coordinates as a complex number, times the rotation of its position; in fp32 at least."""
+    exact = x_BTHE if x_BTHE.dtype == torch.float64 else x_BTHE.float()
+    turned = _pairs(exact) * turns_TAP[:, : x_BTHE.shape[2]]
+    return torch.view_as_real(turned).flatten(-2).type_as(x_BTHE)
+
+
+def _pairs(x: Tensor) -> Tensor:
+    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+
+
+def _row_means(x: Tensor) -> Tensor:
+    """Mean over the last axis, kept; as a matrix-vector product, which is the fastest reduction of short rows."""
+    E = x.shape[-1]
+    return torch.mv(x.view(-1, E), x.new_full((E,), 1.0 / E)).view(*x.shape[:-1], 1)
+
+
+def keep_freed_memory() -> bool:
+    """Ask glibc to keep what is freed for the next step instead of giving it back; True where it listens.
+
+    By default every large tensor is mapped anew and zeroed by the kernel, 7 % of a step's time. The process then keeps
+    its peak until it ends, which a training process does anyway.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is None:
+        return False
+    mmap_threshold, trim_threshold, gigabyte = -3, -1, 1 << 30
+    return all([bool(mallopt(mmap_threshold, gigabyte)), bool(mallopt(trim_threshold, 2 * gigabyte - 1))])
