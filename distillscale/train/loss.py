@@ -212,6 +212,8 @@ def _loss(
     if torch.is_autocast_enabled(device):  # the products run in the precision that the caller chose for products
         dtype = torch.get_autocast_dtype(device)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
+        if isinstance(targets, HiddenTargets):
+            targets = HiddenTargets(targets.hidden.to(dtype), targets.weight.to(dtype))
     rows = _counted(labels, weight.shape[0])
     tokens = len(labels) if rows is None else len(rows)
     job = _Job(targets, labels, rows, tokens, terms, chunk or default_chunk(weight.shape[0], device))

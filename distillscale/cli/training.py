@@ -1,0 +1,310 @@
+"""train, distill and evaluate: runs described by a spec file, and losses measured on prepared data."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import InputError
+from .options import QUANTITY, WHOLE, json_option
+from .show import line, nats, print_json, table
+
+if TYPE_CHECKING:
+    from ..record import RunRecord
+    from ..specfile import Job
+    from ..train.data import TokenData
+    from ..train.hf import Teacher
+    from ..train.loop import Progress
+    from ..train.rehearsal import Rehearsal
+
+__all__ = ["distill", "evaluate", "train"]
+
+_FAILED = 4
+"""Exit code of a run that ended without a usable model."""
+_NARROW = 256
+"""Models below this width run on one thread unless told otherwise: two would wait for each other."""
+
+_run_options = (
+    click.argument("spec", metavar="SPEC", type=click.Path(path_type=Path)),
+    click.option("--dry-run", is_flag=True, help="Time a few steps and say what the run would take; write nothing."),
+    click.option("--threads", type=WHOLE(1, 4096), help="CPU threads.  [default: 1 below width 256, else all cores]"),
+    json_option,
+)
+
+
+def _runs(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_run_options):
+        command = option(command)
+    return command
+
+
+@click.command(
+    epilog="\b\nExample:\n  distillscale train teacher.toml\n\nExit code 4: the loss stopped being a number.",
+    short_help="One model on text alone.",
+)
+@_runs
+def train(spec: Path, dry_run: bool, threads: int | None, as_json: bool) -> None:
+    """Train the model that SPEC describes, in the folder that it names.
+
+    Killed at any moment, the same command goes on from the last checkpoint and ends exactly where it would have ended;
+    a run that is done is only shown.
+    """
+    _require_torch("train")
+    job = _job(spec, distilled=False)
+    _carry_out(job, dry_run, threads, as_json)
+
+
+@click.command(
+    epilog="\b\nExample:\n  distillscale distill student.toml\n\nExit code 4: the loss stopped being a number.",
+    short_help="One model on the outputs of a teacher.",
+)
+@_runs
+def distill(spec: Path, dry_run: bool, threads: int | None, as_json: bool) -> None:
+    """Distill the student that SPEC describes from the teacher in its [distill] table.
+
+    The teacher is a folder of `train` or of a Hugging Face model with the data's tokenizer. Killed at any moment, the
+    same command goes on from the last checkpoint; a run that is done is only shown.
+    """
+    _require_torch("distill")
+    job = _job(spec, distilled=True)
+    _carry_out(job, dry_run, threads, as_json)
+
+
+def _require_torch(command: str) -> None:
+    if find_spec("torch") is None:
+        raise InputError(f"{command} needs torch, which is not installed; run pip install 'distillscale[train]'")
+
+
+def _job(path: Path, *, distilled: bool) -> Job:
+    from ..specfile import read_job
+
+    job = read_job(path)
+    if distilled and job.spec.teacher is None:
+        raise InputError(f"{path} has no [distill] table; add one with teacher = …, or use `distillscale train`")
+    if not distilled and job.spec.teacher is not None:
+        raise InputError(f"{path} has a [distill] table; use `distillscale distill`, or take the table out")
+    return job
+
+
+def _carry_out(job: Job, dry_run: bool, threads: int | None, as_json: bool) -> None:
+    from ..train.data import TokenData
+
+    data = TokenData.open(job.data)
+    arch = job.spec.arch(data.vocab)
+    _set_threads(threads, arch.d_model)
+    teacher = None if job.teacher is None else _teacher(job.teacher)
+    given: dict[str, Any] = {"data": data, "teacher": teacher, "cache": _cache(job.cache)}
+    if dry_run:
+        from ..train.rehearsal import rehearse
+
+        found = rehearse(job.spec, **given)
+        return print_json(found.to_json()) if as_json else _show_rehearsal(found, job)
+    record = _run(job, given, as_json)
+    if as_json:
+        print_json(record.to_json())
+    else:
+        _show_record(record, job.out)
+    if record.outcome != "completed":
+        raise click.exceptions.Exit(_FAILED)
+    return None
+
+
+def _run(job: Job, given: dict[str, Any], quiet: bool) -> RunRecord:
+    from ..train.loop import Interrupted, run
+
+    with _stopping() as stop, _telling(job, quiet) as tell:
+        try:
+            return run(job.spec, out=job.out, trunk=job.trunk, progress=tell, stop=stop, **given)
+        except Interrupted as reason:
+            click.echo(f"distillscale: {reason}; the same command goes on from there", err=True)
+            raise click.exceptions.Exit(130) from None
+
+
+def _set_threads(threads: int | None, width: int) -> None:
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(threads or (1 if width < _NARROW else cores))
+
+
+def _teacher(path: Path) -> Teacher:
+    from ..train.hf import load_teacher
+
+    return load_teacher(path)
+
+
+def _cache(path: Path | None) -> Any:
+    if path is None:
+        return None
+    raise NotImplementedError
+
+
+@contextmanager
+def _stopping() -> Generator[Callable[[], bool]]:
+    """Ctrl-C or a polite kill ends the run after its step, with a checkpoint; a second one ends it at once."""
+    asked: list[int] = []
+
+    def ask(number: int, _: object) -> None:
+        asked.append(number)
+        for name, handler in kept.items():
+            signal.signal(name, handler)
+
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in kept:
+        signal.signal(number, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _telling(job: Job, quiet: bool) -> Generator[Callable[[Progress], None] | None]:
+    """A bar on a terminal; elsewhere a line now and then, or nothing beside --json."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None if quiet else _lines()
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn(job.out.name), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def tell(now: Any) -> None:
+            what = f"loss {now.loss:.3f}, {_rate(now.tokens_per_second)}"
+            bar.update(task, completed=now.tokens, total=now.total_tokens, description=what)
+
+        yield tell
+
+
+def _lines(seconds: float = 30.0) -> Callable[[Progress], None]:
+    told = [time.monotonic()]
+
+    def tell(now: Progress) -> None:
+        from ..units import format_count, format_duration
+
+        if time.monotonic() - told[0] >= seconds:
+            told[0] = time.monotonic()
+            done, total = format_count(now.tokens), format_count(now.total_tokens)
+            left = format_duration(now.seconds_left)
+            click.echo(f"{done} of {total} tokens, loss {now.loss:.3f}, {left} left", err=True)
+
+    return tell
+
+
+def _rate(tokens_per_second: float) -> str:
+    from ..units import format_count
+
+    return f"{format_count(max(tokens_per_second, 1.0))} tokens/s"
+
+
+def _show_rehearsal(found: Rehearsal, job: Job) -> None:
+    from ..units import format_bytes, format_count, format_duration, format_flops
+
+    size = f"{format_count(found.params)} parameters, {format_count(found.total_params)} with embeddings"
+    line(f"{job.out}: {found.kind}, {size}", bold=True)
+    rows = [
+        ("steps", f"{found.steps:,}"),
+        ("tokens", format_count(found.tokens)),
+        ("unique tokens", f"{format_count(found.unique_tokens)} ({found.epochs:.2f} epochs)"),
+        ("FLOPs of the student", format_flops(found.flops_student)),
+    ]
+    if found.flops_teacher:
+        rows.append(("FLOPs of the teacher", format_flops(found.flops_teacher)))
+    rows += [
+        ("measured rate", f"{_rate(found.tokens_per_second)}, MFU {found.mfu:.0%}"),
+        ("time", format_duration(found.seconds)),
+        ("memory", format_bytes(found.memory_bytes)),
+        ("disk", format_bytes(found.disk_bytes)),
+    ]
+    table(("it would take", f"on {found.device}, {found.precision}, {found.threads} thread(s)"), rows)
+
+
+def _show_record(record: RunRecord, out: Path) -> None:
+    from ..units import format_count, format_duration, format_flops
+
+    line(f"{out}: {record.outcome}, {format_count(record.params)} parameters", bold=True)
+    rows = [("tokens", f"{format_count(record.tokens)} ({record.epochs:.2f} epochs)")]
+    if record.diverged_step is not None:
+        rows.append(("loss", f"not finite at step {record.diverged_step}; the checkpoint before it is kept"))
+    else:
+        rows.append(("loss", f"{nats(record.loss)} nats/token, {record.bits_per_byte or 0:.3f} bits/byte"))
+    if record.kl is not None:
+        rows.append(("divergence from the teacher", f"{record.kl:.3f} nats/token"))
+        rows.append(("teacher", f"{nats(record.teacher_loss)} nats/token, entropy {nats(record.teacher_entropy)}"))
+    rows.append(("FLOPs of the student", format_flops(record.flops_student)))
+    if record.flops_teacher:
+        rows.append(("FLOPs of the teacher", format_flops(record.flops_teacher)))
+    mfu = "" if record.mfu is None else f", MFU {record.mfu:.0%}"
+    rows.append(("time", f"{format_duration(record.wall_seconds + record.other_seconds)}{mfu}"))
+    table(("result", ""), rows)
+
+
+@click.command(
+    epilog="\b\nExample:\n  distillscale evaluate runs/teacher corpus --json", short_help="A model's loss on your data."
+)
+@click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
+@click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
+@click.option("--context", type=QUANTITY, help="Tokens in a sequence.  [default: the model's, at most 1024]")
+@click.option("--max-tokens", type=QUANTITY, help="Most held-out tokens.  [default: all]")
+@click.option("--threads", type=WHOLE(1, 4096), help="CPU threads.  [default: 1 below width 256, else all cores]")
+@json_option
+def evaluate(
+    model: Path, data: Path, context: float | None, max_tokens: float | None, threads: int | None, as_json: bool
+) -> None:
+    """Measure MODEL on the held-out part of DATA, in nats per token and bits per byte.
+
+    MODEL is a run's folder or a Hugging Face one; DATA was made by `data prepare` with the model's tokenizer. Losses
+    of models with different tokenizers compare in bits per byte only.
+    """
+    _require_torch("evaluate")
+    from ..train.data import TokenData
+    from ..train.evaluate import evaluate_teacher
+
+    prepared = TokenData.open(data)
+    teacher = _teacher(model)
+    _set_threads(threads, teacher.width)
+    length = int(context) if context is not None else min(1024, teacher.context)
+    most = None if max_tokens is None else int(max_tokens)
+    found = evaluate_teacher(teacher, prepared, context=length, max_tokens=most)
+    values = {
+        "model": str(model),
+        "data": str(data),
+        "tokens": found.tokens,
+        "loss_nats": found.loss,
+        "bits_per_byte": found.bits_per_byte,
+        "params": teacher.params,
+        "context": length,
+        "model_hash": teacher.sha,
+        "data_hash": prepared.hash,
+    }
+    if as_json:
+        return print_json(values)
+    return _show_evaluation(values, prepared)
+
+
+def _show_evaluation(values: dict[str, Any], data: TokenData) -> None:
+    from ..units import format_count
+
+    line(f"{values['model']} on {values['data']}", bold=True)
+    table(
+        ("held-out data", "result"),
+        [
+            ("loss", f"{values['loss_nats']:.4f} nats/token"),
+            ("", f"{values['bits_per_byte']:.4f} bits/byte at {data.bytes_per_token('val'):.3f} bytes/token"),
+            ("tokens", format_count(values["tokens"])),
+            ("parameters", format_count(values["params"])),
+        ],
+    )
