@@ -215,8 +215,8 @@ def _target(question: Question, loss: float) -> Target:
     easy = float(question.supervised_loss(lowest))
     if loss >= easy:
         raise InputError(
-            f"target loss {loss:g} is reached before anything is trained: supervised training is at {easy:.3f} nats after "
-            f"{format_count(question.limits.student_tokens[0])} tokens, where the law begins; give a lower target"
+            f"target loss {loss:g} is reached before anything is trained: supervised training is at {easy:.3f} nats "
+            f"after {format_count(question.limits.student_tokens[0])} tokens, where the law begins; give a lower target"
         )
     distil = _cheapest(question.distilled_loss, loss, lowest)
     alone = _cheapest(question.supervised_loss, loss, lowest)
