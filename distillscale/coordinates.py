@@ -15,6 +15,8 @@ With a free floor, log L = log(E + e^x) itself is what has a height ℓ and slop
 share p = 1 − q = 1/(1 + e^(−π)) of L. The places of (E, A, alpha, beta) then hold (ℓ, π, η_N, η_D), where
 
     log E = ℓ + log q,   h = ℓ + log p,   ε_N = η_N/p,   ε_D = η_D/p.
+
+An exponent that is fixed or bounded by the caller keeps its natural place (`kept`).
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ class Local:
 
     bracket: tuple[int, int, int, int, int]
     floor: int | None
+    kept: frozenset[int] = frozenset()
+    """Places of alpha and beta that hold themselves."""
 
     def to_natural(self, local: Array) -> Array:
         """Natural full vectors (m, all) of local ones."""
@@ -56,6 +60,11 @@ class Local:
             out[:, self.floor] = np.logaddexp(e, height)
             height, slopes = height - e, slopes * p
         out[:, list(self.bracket)] = np.column_stack([height, a - b, *slopes, 1.0 / gamma])
+        return self._keep(out, natural)
+
+    def _keep(self, out: Array, given: Array) -> Array:
+        for place in self.kept:
+            out[:, place] = given[:, place]
         return out
 
     def jacobian(self, local: Array) -> Array:
@@ -85,7 +94,7 @@ class Local:
         p, q = _shares(pi)
         out[:, self.floor], out[:, h] = level + np.log(q), level + np.log(p)
         out[:, eps_N], out[:, eps_D] = local[:, eps_N] / p, local[:, eps_D] / p
-        return out
+        return self._keep(out, local)
 
     def _open_bracket(self, lifted: Array) -> Array:
         out = lifted.copy()
@@ -93,7 +102,7 @@ class Local:
         P, Q = _shares(lam)
         values = [omega * h + np.log(P), omega * h + np.log(Q), omega * eps_N / P, omega * eps_D / Q, 1.0 / omega]
         out[:, list(self.bracket)] = np.column_stack(values)
-        return out
+        return self._keep(out, lifted)
 
     def _bracket_slopes(self, lifted: Array) -> Array:
         h, lam, eps_N, eps_D, omega = (lifted[:, j] for j in self.bracket)
@@ -106,13 +115,13 @@ class Local:
             [zero, omega * eps_D * P / Q, zero, omega / Q, eps_D / Q],
             [zero, zero, zero, zero, -1.0 / omega**2],
         ]
-        return _embedded(rows, list(self.bracket), lifted.shape)
+        return self._embedded(rows, list(self.bracket), lifted.shape)
 
     def _bracket_bends(self, lifted: Array, g: Array) -> Array:
         """Σ_k g_k ∂²(A, B, alpha, beta, gamma)_k over (h, λ, ε_N, ε_D, ω), shape (m, 5, 5)."""
         _, lam, eps_N, eps_D, omega = (lifted[:, j] for j in self.bracket)
         P, Q = _shares(lam)
-        gA, gB, ga, gb, gg = (g[:, j] for j in self.bracket)
+        gA, gB, ga, gb, gg = (0.0 * g[:, j] if j in self.kept else g[:, j] for j in self.bracket)
         bend = np.zeros((len(g), 5, 5))
         bend[:, 0, 4] = gA + gB
         bend[:, 1, 1] = -(gA + gB) * P * Q + ga * omega * eps_N * Q / P + gb * omega * eps_D * P / Q
@@ -135,7 +144,7 @@ class Local:
             [zero, -local[:, eps_N] * q / p, 1.0 / p, zero],
             [zero, -local[:, eps_D] * q / p, zero, 1.0 / p],
         ]
-        return _embedded(rows, [self.floor, h, eps_N, eps_D], local.shape)
+        return self._embedded(rows, [self.floor, h, eps_N, eps_D], local.shape)
 
     def _floor_bends(self, local: Array, g: Array) -> Array:
         """Σ_k g_k ∂²(log E, h, ε_N, ε_D)_k over (ℓ, π, η_N, η_D), shape (m, 4, 4)."""
@@ -143,21 +152,21 @@ class Local:
         h, _, eps_N, eps_D, _ = self.bracket
         p, q = _shares(local[:, h])
         bend = np.zeros((len(g), 4, 4))
-        slopes = g[:, eps_N] * local[:, eps_N] + g[:, eps_D] * local[:, eps_D]
-        bend[:, 1, 1] = -(g[:, self.floor] + g[:, h]) * p * q + slopes * q / p
-        bend[:, 1, 2] = -g[:, eps_N] * q / p
-        bend[:, 1, 3] = -g[:, eps_D] * q / p
+        g_N, g_D = (0.0 * g[:, j] if j in self.kept else g[:, j] for j in (eps_N, eps_D))
+        bend[:, 1, 1] = -(g[:, self.floor] + g[:, h]) * p * q + (g_N * local[:, eps_N] + g_D * local[:, eps_D]) * q / p
+        bend[:, 1, 2] = -g_N * q / p
+        bend[:, 1, 3] = -g_D * q / p
         return bend + np.triu(bend, 1).transpose(0, 2, 1)
 
-
-def _embedded(rows: list[list[Array]], places: list[int], shape: tuple[int, ...]) -> Array:
-    """The identity of size (all, all) with `rows` in the given places, shape (m, all, all)."""
-    m, size = shape
-    out = np.zeros((m, size, size))
-    diagonal, at = np.arange(size), np.array(places)
-    out[:, diagonal, diagonal] = 1.0
-    out[:, at[:, None], at] = np.array(rows).transpose(2, 0, 1)
-    return out
+    def _embedded(self, rows: list[list[Array]], places: list[int], shape: tuple[int, ...]) -> Array:
+        """The identity of size (all, all) with `rows` in the given places, but for those kept, shape (m, all, all)."""
+        m, size = shape
+        out = np.zeros((m, size, size))
+        diagonal, at = np.arange(size), np.array(places)
+        out[:, at[:, None], at] = np.array(rows).transpose(2, 0, 1)
+        for place in {*range(size)} - {*places} | self.kept:
+            out[:, place, :] = diagonal == place
+        return out
 
 
 def _carry(J: Array, gradient: Array, hessian: Array, places: list[int], bend: Array) -> tuple[Array, Array]:

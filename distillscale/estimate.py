@@ -24,13 +24,15 @@ Array = NDArray[np.float64]
 FittedLaw = SupervisedLaw | DistillationLaw
 
 OBJECTIVES: Final = ("huber", "lad", "least-squares")
-_STARTS: Final = 12
+_STARTS: Final = 10
 _STARTS_DISTILLATION: Final = 16
 # Coefficients without which the law has no size or data term; the others may end at a limit without harm.
 _ESSENTIAL: Final = frozenset({"A", "B", "alpha", "beta"})
 # One standard error of log coefficient above which a coefficient counts as not identified.
 _LOOSE: Final = {"A": 1.0, "B": 1.0}
 _LOOSE_OTHERS: Final = 0.5
+# A law that misses a tenth of its own runs by more than this (in log loss) predicts nothing.
+_WORST_ERROR: Final = 0.25
 _RANK: Final = 1e-12
 _LEAST_SD: Final = 1e-6
 _NORMAL_95: Final = 1.6448536269514722
@@ -134,7 +136,7 @@ class Prepared:
                 f"scaled gradient {certificate.gradient_norm:.1e}, least curvature {certificate.min_eigenvalue:.1e}"
             )
             return Finding(Outcome.NOT_A_MINIMUM, reason)
-        if error > 0.7 * spread:
+        if error * math.sqrt(n / max(n - p, 1)) > 0.7 * spread or error > _WORST_ERROR:
             return Finding(Outcome.EXPLAINS_LITTLE, f"90 % of residuals reach {error:.2g}, the log losses {spread:.2g}")
         if essential := [name for name in default if name in _ESSENTIAL]:
             return Finding(Outcome.AT_BOUND, f"{', '.join(essential)} on a bound")

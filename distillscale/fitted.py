@@ -128,13 +128,13 @@ class Fit:
             "objective": self.objective,
             "delta": self.delta,
             "bounds": {name: [low, _finite(high)] for name, (low, high) in self.bounds.items()},
-            "coefficients": dict(self.coefficients),
-            "supervised": dict(self.supervised_fit.coefficients) if self.supervised_fit else None,
+            "coefficients": _plain(self.coefficients),
+            "supervised": _plain(self.supervised_fit.coefficients) if self.supervised_fit else None,
             "intervals": {name: None if ends is None else list(ends) for name, ends in self.intervals.items()},
             "outcome": self.outcome.value,
             "reason": self.reason,
             "usable": self.usable,
-            "certificate": None if self.certificate is None else asdict(self.certificate),
+            "certificate": None if self.certificate is None else _plain(asdict(self.certificate)),
             "identified": dict(self.identified),
             "weak_directions": list(self.weak_directions),
             "residual_sd": self.residual_sd,
@@ -150,6 +150,11 @@ class Fit:
 
 def _finite(x: float) -> float | None:
     return x if math.isfinite(x) else None
+
+
+def _plain(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """Numbers that JSON can write: one that ran out of range is null."""
+    return {name: _finite(value) for name, value in numbers.items()}
 
 
 def _version() -> str:

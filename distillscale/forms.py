@@ -131,7 +131,7 @@ class Box:
     centre_n: bool
     centre_d: bool
     local: Local | None
-    """The coordinates of the bounds; a bound on A, B, α or β (or E) is one in natural coordinates only."""
+    """The coordinates of the bounds; a bound on A or B is one in natural coordinates only."""
     given: frozenset[str]
 
     @property
@@ -156,11 +156,13 @@ def box_of(form: Form, bounds: Bounds | None, least_loss: float) -> Box:
     for name in ("A", "B"):
         if name not in bounds and name in limits:
             limits[name] = _LIMITS[name]
-    local = None
-    if not {"A", "B", "alpha", "beta"} & {*bounds, *form.fixed}:
+    local, natural = None, {*bounds, *form.fixed}
+    if not {"A", "B"} & natural:
         floor = "E" in form.free and "E" not in bounds
-        local = form.shape.local(floor=floor)
-        limits |= (_LOCAL_FLOOR if floor else _LOCAL) | {"gamma": (1.0 / limits["gamma"][1], 1.0 / limits["gamma"][0])}
+        kept = {"alpha", "beta"} & natural
+        local = form.shape.local(floor=floor, kept=kept)
+        own = (_LOCAL_FLOOR if floor else _LOCAL) | {"gamma": (1.0 / limits["gamma"][1], 1.0 / limits["gamma"][0])}
+        limits |= {name: ends for name, ends in own.items() if name not in kept}
     lower, upper = np.array([limits[name] for name in form.shape.names]).T
     return Box(
         lower=lower,

@@ -59,6 +59,7 @@ def newton_step(
     return np.asarray(step * scale, float), predicted, (slope < 0) & (predicted > 0)
 
 
+@np.errstate(all="ignore")  # a trial step may overflow: its value compares as no better and it is rejected
 def minimise(
     evaluate: Evaluate,
     start: Array,
@@ -78,6 +79,7 @@ def minimise(
     theta = np.clip(start, lower, upper)
     items = np.arange(len(theta))
     value, gradient, hessian = evaluate(theta, items)
+    value = np.where(np.isfinite(value), value, np.inf)
     out = Minimum(theta.copy(), value.copy(), np.zeros(len(theta), bool), np.zeros(len(theta), np.intp))
     mu = np.full(len(theta), damping)
     for steps in range(1, max_steps + 1):

@@ -16,6 +16,7 @@ free, these are then carried over to the local coordinates of `coordinates`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
@@ -46,10 +47,11 @@ class Shape:
     features: tuple[str, ...]
     signs: tuple[float, ...]
 
-    def local(self, *, floor: bool) -> Local:
+    def local(self, *, floor: bool, kept: Iterable[str] = ()) -> Local:
         """The local coordinates of this law's bracket, and of its floor E where that is free."""
         A, B, alpha, beta, gamma = (self.names.index(name) for name in ("A", "B", "alpha", "beta", "gamma"))
-        return Local((A, B, alpha, beta, gamma), self.names.index("E") if floor else None)
+        places = frozenset(self.names.index(name) for name in kept)
+        return Local((A, B, alpha, beta, gamma), self.names.index("E") if floor else None, places)
 
 
 SUPERVISED: Final = Shape(
@@ -123,6 +125,9 @@ class Problem:
     """ln L_T (n,), distillation only."""
     supervised: Array | None = None
     """ln L̃_S, shape (1 or items, n), distillation only."""
+    majorised: bool = False
+    """Whether the Hessian takes ρ′(r)/r for ρ″(r): no longer exact, but it knows of rows beyond the threshold too, so
+    that steps across many kinks still go down (iteratively reweighted least squares)."""
     local: Local | None = None
     """The coordinates of `fixed` and of the optimiser, where they are not the natural ones."""
 
@@ -175,12 +180,11 @@ class Problem:
     def slopes(self, theta: Array) -> Array:
         """∂ log L̂/∂theta of every row at one free vector (p,), shape (n, p)."""
         state = self._channels(self.full(theta[None]), np.zeros(1, np.intp))
-        first = self._first(state) | {"u": (1.0 - state["p"]) / state["p"]}
+        of_x, first = state["p"], self._first(state)
+        slopes = {name: of_x * column for name, column in first.items()} | {"u": 1.0 - of_x}
         rows = {"n": self.n, "d": self.d, "1": 1.0} | ({} if self.t is None else {"t": self.t})
         shape = self.shape
-        columns = [
-            shape.signs[j] * (state["p"] * first[shape.channels[j]])[0] * rows[shape.features[j]] for j in self.free
-        ]
+        columns = [shape.signs[j] * slopes[shape.channels[j]][0] * rows[shape.features[j]] for j in self.free]
         natural = np.column_stack(columns)
         if self.local is None:
             return natural
@@ -256,7 +260,10 @@ class Problem:
         residual = np.log(state["L"]) - self.y
         p, share = state["p"], 1.0 - state["p"]
         force = np.minimum(np.maximum(residual, -self.delta), self.delta)  # ρ′, clipped at ±δ
-        curvature = weights * (force == residual)
+        if self.majorised:
+            curvature = weights * np.minimum(1.0, self.delta / np.maximum(np.abs(residual), 1e-300))
+        else:
+            curvature = weights * (force == residual)
         out[0] = weights * force * (residual - 0.5 * force)
         force *= weights
         of_x = force * p

@@ -32,6 +32,7 @@ from .laws import SupervisedLaw
 from .newton import minimise
 from .objective import Problem
 from .runs import RunTable
+from .search import descend
 
 __all__ = ["LEAST_FREEDOM", "Clusters", "Draws", "clusters_of", "factor", "resample", "taken_up"]
 
@@ -39,8 +40,10 @@ Array = NDArray[np.float64]
 
 _WIDER: Final = 3.0  # times δ, the first pass of a refit
 _MOST_WIDE: Final = 3e-2
+# Resamples of an objective steeper than this are refitted at this δ: the difference is far below their scatter.
+_LEAST_DELTA: Final = 1e-4
 _TOLERANCE: Final = 1e-9
-_STEPS: Final = 300  # a few resamples need many, and cost only themselves
+_STEPS: Final = 100  # a few resamples need many, and cost only themselves
 # Clusters left over below which a spread between them means nothing.
 LEAST_FREEDOM: Final = 3.0
 _LARGEST: Final = 1e290  # a draw's A or B beyond it is no number to write down
@@ -120,7 +123,8 @@ def resample(
 
     `supervised` with coefficients of shape (draws,) gives each resample its own L̃_S for the runs of `table`.
     """
-    problem, free = prepared.problem, list(prepared.problem.free)
+    free = list(prepared.problem.free)
+    problem = prepared.problem.with_delta(max(prepared.problem.delta, _LEAST_DELTA))
     lower, upper = prepared.box.lower[free], prepared.box.upper[free]
     found = np.empty((len(weights), len(theta)))
     good = np.empty(len(weights), bool)
@@ -148,7 +152,7 @@ def _refit(problem: Problem, theta: Array, lower: Array, upper: Array) -> tuple[
     if (wider := _WIDER * problem.delta) < _MOST_WIDE:
         wide = problem.with_delta(wider)
         start = minimise(wide.evaluate, start, lower, upper, tolerance=1e-4, max_steps=6, damping=1e-6).theta
-    found = minimise(problem.evaluate, start, lower, upper, tolerance=_TOLERANCE, max_steps=_STEPS, damping=1e-6)
+    found = descend(problem, start, lower, upper, tolerance=_TOLERANCE, max_steps=_STEPS, damping=1e-6)
     return found.theta, found.converged
 
 

@@ -7,18 +7,18 @@ first descends under a wide threshold, then under narrower ones, and the last st
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .forms import Box
-from .newton import minimise
+from .newton import Minimum, minimise
 from .objective import Problem
 from .starts import starting_points
 
-__all__ = ["LAD_DELTA", "Certificate", "Optimum", "scaled_hessian", "search", "stages"]
+__all__ = ["LAD_DELTA", "Certificate", "Optimum", "descend", "scaled_hessian", "search", "stages"]
 
 Array = NDArray[np.float64]
 
@@ -30,6 +30,9 @@ _HOPELESS: Final = 1.5
 _KEPT: Final = 4
 _STAGE_STEPS: Final = 20
 _LAST_STEPS: Final = 150
+_ROUNDS: Final = 3
+_CLOSE: Final = 1e-2
+_ROUND_STEPS: Final = 40
 _LAST_STEPS_LAD: Final = 300  # a kink at every row
 # Residuals below this are rounding error and point nowhere.
 _ROUNDING: Final = 1e-10
@@ -74,6 +77,7 @@ def stages(delta: float) -> list[float]:
     return [float(d) for d in np.geomspace(_WIDEST, delta, count + 1)[:-1]]
 
 
+@np.errstate(all="ignore")  # where nothing can be fitted, numbers may run out of range; the certificate shows it
 def search(problem: Problem, box: Box, starts: int) -> Optimum:
     """Minimise from `starts` grid starts; starts that fall far behind are dropped and count as not agreeing."""
     free = list(problem.free)
@@ -86,12 +90,69 @@ def search(problem: Problem, box: Box, starts: int) -> Optimum:
         )
         rank = np.argsort(np.argsort(found.value))
         theta = found.theta[(found.value <= _HOPELESS * np.min(found.value) + 1e-20) | (rank < _KEPT)]
-    found = minimise(
-        problem.evaluate, theta, lower, upper, max_steps=_LAST_STEPS_LAD if problem.delta <= LAD_DELTA else _LAST_STEPS
-    )
+    steps = _LAST_STEPS_LAD if problem.delta <= LAD_DELTA else _LAST_STEPS
+    found = descend(problem, theta, lower, upper, max_steps=steps, common=True)
     best = int(np.argmin(found.value))
     agreeing = int(np.sum(found.value <= found.value[best] * (1 + _AGREE) + 1e-20))
     return certify(problem, box, found.theta[best], tried, agreeing)
+
+
+def descend(
+    problem: Problem,
+    start: Array,
+    lower: Array,
+    upper: Array,
+    *,
+    max_steps: int,
+    tolerance: float = 1e-13,
+    damping: float = 1e-3,
+    common: bool = False,
+) -> Minimum:
+    """Newton from every start; where the exact Hessian gets lost among the kinks, rounds of the majorised one help.
+
+    With `common`, all starts are of one problem, and only those near the lowest value are worth the rounds.
+    """
+    found = minimise(problem.evaluate, start, lower, upper, tolerance=tolerance, max_steps=max_steps, damping=damping)
+    for _ in range(_ROUNDS):
+        close = found.value <= np.min(found.value) * (1 + _CLOSE) if common else np.full(len(start), True)
+        left = np.flatnonzero(~found.converged & close)
+        if not len(left):
+            break
+        near = _rescue(problem, found.theta[left], left, lower, upper, tolerance, max_steps)
+        better = near.value <= found.value[left]
+        where = left[better]
+        found.theta[where], found.value[where] = near.theta[better], near.value[better]
+        found.converged[where] = near.converged[better]
+    return found
+
+
+def _rescue(
+    problem: Problem,
+    start: Array,
+    which: NDArray[np.intp],
+    lower: Array,
+    upper: Array,
+    tolerance: float,
+    max_steps: int,
+) -> Minimum:
+    """A few steps of the majorised problem, then exact ones, for the items `which` alone."""
+    majorised = replace(problem, majorised=True)
+    rough = minimise(
+        lambda theta, items: majorised.evaluate(theta, which[items]),
+        start,
+        lower,
+        upper,
+        tolerance=tolerance,
+        max_steps=_ROUND_STEPS,
+    )
+    return minimise(
+        lambda theta, items: problem.evaluate(theta, which[items]),
+        rough.theta,
+        lower,
+        upper,
+        tolerance=tolerance,
+        max_steps=max_steps,
+    )
 
 
 def certify(problem: Problem, box: Box, theta: Array, starts: int, agreeing: int) -> Optimum:

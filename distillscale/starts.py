@@ -24,15 +24,16 @@ Array = NDArray[np.float64]
 
 _WIDE: Final = 3e-2
 _ROWS: Final = 400  # more rows do not make a coarse grid finer
-_EXPONENTS: Final = np.geomspace(0.04, 1.6, 10)  # of the loss, γα and γβ
+_EXPONENTS: Final = np.geomspace(0.05, 1.4, 8)  # of the loss, γα and γβ
 _EXPONENTS_COARSE: Final = np.geomspace(0.1, 0.7, 4)
-_FLOORS: Final = (0.02, 0.3, 0.5, 0.65, 0.8, 0.9, 0.97)  # E as a share of the lowest loss
+_FLOORS: Final = (0.02, 0.4, 0.65, 0.8, 0.9, 0.97)  # E as a share of the lowest loss
 _GAMMAS: Final = (0.1, 0.3, 0.6, 1.0, 1.6)
 _C0: Final = (0.5, 2.0, 4.0)
 _D_EFF: Final = (0.85, 0.95, 1.1)
 _F1: Final = (0.05, 0.12, 0.3)
 
 
+@np.errstate(all="ignore")  # a cell far from any data may overflow: it scores infinitely badly
 def starting_points(problem: Problem, lower: Array, upper: Array, count: int) -> Array:
     """At most `count` starts, free coefficients (count, p), best first, each inside the box (full vectors)."""
     order = np.argsort(problem.y)
@@ -54,7 +55,7 @@ def starting_points(problem: Problem, lower: Array, upper: Array, count: int) ->
     if not scores:
         return np.clip(problem.fixed, lower, upper)[None, list(problem.free)]
     chosen = _spread(np.concatenate(scores), np.concatenate(places), count)
-    return np.clip(np.concatenate(vectors)[chosen], lower, upper)[:, list(problem.free)]
+    return np.clip(np.nan_to_num(np.concatenate(vectors)[chosen]), lower, upper)[:, list(problem.free)]
 
 
 def _natural_box(problem: Problem, lower: Array, upper: Array) -> dict[str, tuple[float, float]]:
@@ -62,7 +63,8 @@ def _natural_box(problem: Problem, lower: Array, upper: Array) -> dict[str, tupl
     box = {name: (lower[j], upper[j]) for j, name in enumerate(problem.shape.names)}
     if problem.local is not None:
         low, high = box["gamma"]
-        box |= dict.fromkeys(("A", "B", "alpha", "beta"), (0.0, math.inf)) | {"gamma": (1.0 / high, 1.0 / low)}
+        kept = {problem.shape.names[j] for j in problem.local.kept}
+        box |= dict.fromkeys({"A", "B", "alpha", "beta"} - kept, (0.0, math.inf)) | {"gamma": (1.0 / high, 1.0 / low)}
         if problem.local.floor is not None:
             box["E"] = (-math.inf, math.inf)
     return box

@@ -250,6 +250,47 @@ def test_hopeless_tables_end_in_an_outcome_that_says_why(
     assert found.to_json()["usable"] is False
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_tables_of_nonsense_never_crash_and_never_convince(seed: int) -> None:
+    """Sizes over twelve decades and losses that follow nothing: an outcome, no warning, no law, valid JSON."""
+    import json
+
+    rng = np.random.default_rng(seed)
+    rows = int(rng.integers(1, 25))
+    N, D = 10 ** rng.uniform(3, 15 if seed % 3 else 9, rows), 10 ** rng.uniform(3, 18 if seed % 3 else 11, rows)
+    table = RunTable(
+        params=N,
+        tokens=D,
+        loss=rng.uniform(0.1, 20, rows),
+        kind=np.full(rows, "distillation"),
+        teacher_loss=rng.uniform(0.1, 20, rows),
+    )
+    for law in ("chinchilla", "supervised", "kaplan", "distillation"):
+        kind = "distillation" if law == "distillation" else "supervised"
+        found = fit(
+            RunTable(**{**table.__dict__, "kind": np.full(rows, kind)}),
+            law,
+            objective=("huber", "lad", "least-squares")[seed % 3],
+            supervised=SUPERVISED,
+            bootstrap=10,
+        )
+        assert not found.usable
+        json.dumps(found.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("law", ["chinchilla", "supervised"])
+def test_ordinary_tables_converge_under_every_objective(seed: int, law: str) -> None:
+    """Four decades of sizes and tokens, up to 40 runs, noise of 0 to 1 %."""
+    rng = np.random.default_rng(seed)
+    rows, noise = int(rng.integers(14, 40)), (0.0, 1e-3, 1e-2)[seed % 3]
+    N, D = 10 ** rng.uniform(6, 10, rows), 10 ** rng.uniform(8, 12, rows)
+    loss = CHINCHILLA.loss(N, D) * np.exp(noise * rng.normal(size=rows))
+    table = RunTable(params=N, tokens=D, loss=loss, kind=np.full(rows, "supervised"))
+    for objective in ("huber", "lad", "least-squares"):
+        assert fit(table, law, objective=objective).usable
+
+
 def test_as_many_runs_as_coefficients_are_too_few() -> None:
     found = fit(GOOD.select(np.arange(0, 30, 6)))
     assert found.outcome is Outcome.TOO_FEW_ROWS

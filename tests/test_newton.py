@@ -45,20 +45,20 @@ CASES = [
     ("supervised", {"A": (10.0, 1e6), "gamma": (0.4, 0.9)}),
     ("chinchilla", {"E": (1.0, 2.0)}),
     ("distillation", {"gamma": (0.7, 0.7), "c0": (0.0, 4.0)}),
+    ("distillation", {"alpha": (0.3, 0.3)}),
 ]
 
 
 @pytest.mark.parametrize(("form", "bounds"), CASES)
-@pytest.mark.parametrize("delta", [3e-2, math.inf])
-def test_gradient_and_hessian_are_those_of_the_value(form: str, bounds: dict | None, delta: float) -> None:
-    """Central differences with h = 1e-6 carry about 1e-9 of rounding; a kink of Huber's loss is not crossed at 3e-2."""
-    ready = prepared(form, delta=1e-3, bounds=bounds)
-    problem = ready.problem.with_delta(delta)
-    for theta in starting_points(problem, ready.box.lower, ready.box.upper, 3):
+@pytest.mark.parametrize("kinked", [True, False])
+def test_gradient_and_hessian_are_those_of_the_value(form: str, bounds: dict | None, kinked: bool) -> None:
+    """Central differences with h = 1e-6 carry about 1e-9 of rounding; Huber's δ lies where no row is near."""
+    ready = prepared(form, bounds=bounds)
+    for theta in starting_points(ready.problem, ready.box.lower, ready.box.upper, 3):
+        sizes = np.sort(np.abs(ready.problem.residuals(theta[None])[0]))
+        gap = int(np.argmax(np.diff(sizes[2:-2]))) + 2
+        problem = ready.problem.with_delta(float(sizes[gap : gap + 2].mean()) if kinked else math.inf)
         _, gradient, hessian = one(problem, theta)
-        if delta < math.inf:  # rows within the step of a kink would spoil the differences
-            distance = np.abs(np.abs(problem.residuals(theta[None])[0]) - delta)
-            assert distance.min() > 1e-5
         for j in range(len(theta)):
             step = 1e-6 * np.eye(len(theta))[j]
             up, down = one(problem, theta + step), one(problem, theta - step)
