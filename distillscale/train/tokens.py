@@ -28,6 +28,7 @@ LEAST_VOCAB: Final = 257
 MOST_VOCAB: Final = 1 << 20
 
 _WELL_KNOWN_ENDS: Final = (EOT, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[SEP]")
+_OLDER: Final = ("vocab.json", "tokenizer.model", "spiece.model", "vocab.txt")  # a tokenizer without a tokenizer.json
 _BATCH: Final = 1 << 20  # bytes of text given to the encoder at once: an encoding takes about 100 bytes a token
 
 
@@ -99,15 +100,22 @@ def train_tokenizer(documents: Iterable[bytes], vocab_size: int) -> tuple[bytes,
 
 
 def load_tokenizer(path: Path, eot: str | None = None) -> tuple[bytes, TokenizerInfo]:
-    """Any Hugging Face tokenizer on disk: a `tokenizer.json` or a folder with one.
+    """Any Hugging Face tokenizer on disk: a `tokenizer.json`, a folder with one, or what transformers turns into one.
 
-    The token that ends a document is `eot`, else the `eos_token` of the folder's tokenizer_config.json, else the one
-    well-known name that the vocabulary has.
+    Files of older models (vocab.json, tokenizer.model) and `.gguf` files need transformers; a `tokenizer.json` does
+    not. The token that ends a document is `eot`, else the tokenizer's own `eos_token`, else the first of some
+    well-known names that its vocabulary has.
     """
     shown = repr(str(path))
     file = path / TOKENIZER if path.is_dir() else path
+    configured = _configured_end(file.with_name("tokenizer_config.json"))
     try:
-        text = file.read_bytes()
+        if path.suffix.lower() == ".gguf" and path.is_file():
+            text, configured = _converted(path.parent, shown, gguf_file=path.name)
+        elif file.parent == path and not file.exists() and any((path / name).is_file() for name in _OLDER):
+            text, configured = _converted(path, shown)
+        else:
+            text = file.read_bytes()
     except OSError as error:
         what = "holds no tokenizer.json" if path.is_dir() else f"cannot be read ({error.strerror or error})"
         raise InputError(
@@ -119,7 +127,7 @@ def load_tokenizer(path: Path, eot: str | None = None) -> tuple[bytes, Tokenizer
     vocab = cast(dict[str, int], tokenizer.get_vocab(with_added_tokens=True))
     if not vocab or max(vocab.values()) >= 1 << 31:
         raise InputError(f"--tokenizer {shown} has no usable vocabulary; give another")
-    ends = [eot] if eot is not None else [*_configured_end(file.with_name("tokenizer_config.json")), *_WELL_KNOWN_ENDS]
+    ends = [eot] if eot is not None else [*configured, *_WELL_KNOWN_ENDS]
     for end in ends:
         if end in vocab:
             return text, _info("file", text, max(vocab.values()) + 1, end, vocab[end])
@@ -134,6 +142,23 @@ def _configured_end(path: Path) -> list[str]:
         token = token.get("content") if isinstance(token, dict) else token  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
         return [token] if isinstance(token, str) else []
     return []
+
+
+def _converted(folder: Path, shown: str, **options: str) -> tuple[bytes, list[str]]:
+    """The tokenizer.json and the end-of-sequence token that transformers makes of a folder's or a GGUF file's."""
+    try:
+        if options:
+            import_module("gguf")
+        transformers: Any = import_module("transformers")
+    except ImportError as error:
+        raise InputError(f"--tokenizer {shown} needs {error.name}; pip install 'distillscale[hf]'") from None
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True, **options)
+        text = cast(str, tokenizer.backend_tokenizer.to_str())
+    except Exception as error:  # the library raises whatever its many converters raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:100].rstrip(".")
+        raise InputError(f"--tokenizer {shown} cannot be converted ({reason}); give a tokenizer.json") from None
+    return text.encode(), [tokenizer.eos_token] if isinstance(tokenizer.eos_token, str) else []
 
 
 def _opened(text: bytes, shown: str) -> Any:
