@@ -94,6 +94,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "tau": Rule("number", 1e-3, 1e3, table=_DISTILL),
     "divergence": Rule("choice", choices=("forward", "reverse", "jsd"), table=_DISTILL),
     "targets": Rule("choice", choices=("online", "hidden", "topk", "sampled", "biased-topk"), table=_DISTILL),
+    "classes": Rule("whole", 1, 1e8, table=_DISTILL),
 }
 """Every field of `RunSpec`; the readers of spec files go by it too."""
 
@@ -169,16 +170,25 @@ class RunSpec:
     tau: float = 1.0
     divergence: str = "forward"
     targets: str = "online"
+    """From the teacher at hand, or of which kind of cache."""
+    classes: int | None = None
+    """Kept classes of `topk` and `biased-topk`, draws of `sampled`."""
 
     def __post_init__(self) -> None:
         for name, rule in RULES.items():
             object.__setattr__(self, name, _checked(name, getattr(self, name), rule, name in _OPTIONAL))
         self._check_shape()
         self._check_tokens()
+        self._check_distillation()
+
+    def _check_distillation(self) -> None:
         if self.teacher is None:
-            for name in ("lam", "tau", "divergence", "targets"):
+            for name in ("lam", "tau", "divergence", "targets", "classes"):
                 if getattr(self, name) != _DEFAULTS[name]:
                     raise InputError(f"{name} needs a teacher; got {getattr(self, name)!r}; name one, or leave it out")
+        if (self.classes is None) != (self.targets in ("online", "hidden")):
+            said = "needs classes, the number kept of each token" if self.classes is None else "takes no classes"
+            raise InputError(f"targets {self.targets!r} {said}; got {self.classes}; correct the two together")
 
     def _check_shape(self) -> None:
         by_hand = [n for n in ("layers", "d_model", "d_ff", "heads", "kv_heads", "d_head") if getattr(self, n)]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..record import RunRecord
     from ..specfile import Job
     from ..train.data import TokenData
-    from ..train.hf import Teacher
+    from ..train.hf import LoadedTeacher
     from ..train.loop import Progress
     from ..train.rehearsal import Rehearsal
 
@@ -31,6 +31,9 @@ _FAILED = 4
 """Exit code of a run that ended without a usable model."""
 _NARROW = 256
 """Models below this width run on one thread unless told otherwise: two would wait for each other."""
+
+_CONTEXT = 1024
+"""Tokens in a sequence that `evaluate` measures on, unless the model sees fewer or the user says otherwise."""
 
 _run_options = (
     click.argument("spec", metavar="SPEC", type=click.Path(path_type=Path)),
@@ -97,16 +100,22 @@ def _job(path: Path, *, distilled: bool) -> Job:
 def _carry_out(job: Job, dry_run: bool, threads: int | None, as_json: bool) -> None:
     from ..train.data import TokenData
 
-    data = TokenData.open(job.data)
-    arch = job.spec.arch(data.vocab)
-    _set_threads(threads, arch.d_model)
-    teacher = None if job.teacher is None else _teacher(job.teacher)
-    given: dict[str, Any] = {"data": data, "teacher": teacher, "cache": _cache(job.cache)}
+    spec, data = job.spec, TokenData.open(job.data)
+    _set_threads(threads, spec.arch(data.vocab).d_model)
+    given: dict[str, Any] = {"data": data}
+    if job.teacher is not None:
+        given["teacher"] = _teacher(job.teacher, data, spec.context)
+    if job.start is not None:
+        from ..train.student import load_start
+
+        given["start"] = load_start(job.start)
     if dry_run:
         from ..train.rehearsal import rehearse
 
-        found = rehearse(job.spec, **given)
+        found = rehearse(spec, **given)
         return print_json(found.to_json()) if as_json else _show_rehearsal(found, job)
+    if spec.targets != "online":
+        given["cache"] = _filled(job, given, as_json)
     record = _run(job, given, as_json)
     if as_json:
         print_json(record.to_json())
@@ -120,9 +129,14 @@ def _carry_out(job: Job, dry_run: bool, threads: int | None, as_json: bool) -> N
 def _run(job: Job, given: dict[str, Any], quiet: bool) -> RunRecord:
     from ..train.loop import Interrupted, run
 
-    with _stopping() as stop, _telling(job, quiet) as tell:
+    with _stopping() as stop, _telling(job.out.name, quiet) as tell:
+
+        def progress(now: Progress) -> None:
+            if tell is not None:
+                tell(now.tokens, now.total_tokens, f"loss {now.loss:.3f}, {_rate(now.tokens_per_second)}")
+
         try:
-            return run(job.spec, out=job.out, trunk=job.trunk, progress=tell, stop=stop, **given)
+            return run(job.spec, out=job.out, trunk=job.trunk, progress=progress, stop=stop, **given)
         except Interrupted as reason:
             click.echo(f"distillscale: {reason}; the same command goes on from there", err=True)
             raise click.exceptions.Exit(130) from None
@@ -135,16 +149,29 @@ def _set_threads(threads: int | None, width: int) -> None:
     torch.set_num_threads(threads or (1 if width < _NARROW else cores))
 
 
-def _teacher(path: Path) -> Teacher:
-    from ..train.hf import load_teacher
+def _teacher(path: Path, data: TokenData, context: int | None) -> LoadedTeacher:
+    """The model at `path` on the device that runs use, over exactly the data's tokens."""
+    from ..train.hf import aligned, load_teacher
+    from ..train.machine import pick_device
 
-    return load_teacher(path)
+    return aligned(load_teacher(path, context=context, device=pick_device()), data.vocab, data.tokenizer_file)
 
 
-def _cache(path: Path | None) -> Any:
-    if path is None:
-        return None
-    raise NotImplementedError
+def _filled(job: Job, given: dict[str, Any], quiet: bool) -> Any:
+    """The cache that the spec names, after what is missing of it was computed."""
+    from ..train.teaching import fill_cache
+
+    if job.cache is None:
+        raise InputError(
+            f'targets {job.spec.targets!r} are kept in a cache; write cache = "path of a folder" in [distill]'
+        )
+    with _telling("teacher's targets", quiet) as tell:
+
+        def progress(done: int, total: int) -> None:
+            if tell is not None:
+                tell(done, total, "computing")
+
+        return fill_cache(job.cache, job.spec, given["data"], given["teacher"], progress)
 
 
 @contextmanager
@@ -168,38 +195,39 @@ def _stopping() -> Generator[Callable[[], bool]]:
 
 
 @contextmanager
-def _telling(job: Job, quiet: bool) -> Generator[Callable[[Progress], None] | None]:
+def _telling(what: str, quiet: bool) -> Generator[Callable[[int, int, str], None] | None]:
     """A bar on a terminal; elsewhere a line now and then, or nothing beside --json."""
     from rich.console import Console
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield None if quiet else _lines()
+        yield None if quiet else _lines(what)
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = TextColumn(job.out.name), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn()
+    columns = TextColumn(what), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None)
 
-        def tell(now: Any) -> None:
-            what = f"loss {now.loss:.3f}, {_rate(now.tokens_per_second)}"
-            bar.update(task, completed=now.tokens, total=now.total_tokens, description=what)
+        def tell(done: int, total: int, said: str) -> None:
+            bar.update(task, completed=done, total=total, description=said)
 
         yield tell
 
 
-def _lines(seconds: float = 30.0) -> Callable[[Progress], None]:
-    told = [time.monotonic()]
+def _lines(what: str, seconds: float = 30.0) -> Callable[[int, int, str], None]:
+    begun = time.monotonic()
+    told, first = [begun], list[int]()
 
-    def tell(now: Progress) -> None:
-        from ..units import format_count, format_duration
+    def tell(done: int, total: int, said: str) -> None:
+        from ..units import format_duration
 
-        if time.monotonic() - told[0] >= seconds:
-            told[0] = time.monotonic()
-            done, total = format_count(now.tokens), format_count(now.total_tokens)
-            left = format_duration(now.seconds_left)
-            click.echo(f"{done} of {total} tokens, loss {now.loss:.3f}, {left} left", err=True)
+        now = time.monotonic()
+        first.append(done) if not first else None
+        if now - told[0] >= seconds and done > first[0]:
+            told[0] = now
+            left = (total - done) * (now - begun) / (done - first[0])
+            click.echo(f"{what}: {done / total:.0%}, {said}, {format_duration(left)} left", err=True)
 
     return tell
 
@@ -257,12 +285,12 @@ def _show_record(record: RunRecord, out: Path) -> None:
 )
 @click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
 @click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
-@click.option("--context", type=QUANTITY, help="Tokens in a sequence.  [default: the model's, at most 1024]")
+@click.option("--context", type=WHOLE(2, 1 << 24), help="Tokens in a sequence.  [default: the model's, at most 1024]")
 @click.option("--max-tokens", type=QUANTITY, help="Most held-out tokens.  [default: all]")
 @click.option("--threads", type=WHOLE(1, 4096), help="CPU threads.  [default: 1 below width 256, else all cores]")
 @json_option
 def evaluate(
-    model: Path, data: Path, context: float | None, max_tokens: float | None, threads: int | None, as_json: bool
+    model: Path, data: Path, context: int | None, max_tokens: float | None, threads: int | None, as_json: bool
 ) -> None:
     """Measure MODEL on the held-out part of DATA, in nats per token and bits per byte.
 
@@ -274,11 +302,18 @@ def evaluate(
     from ..train.evaluate import evaluate_teacher
 
     prepared = TokenData.open(data)
-    teacher = _teacher(model)
+    teacher = _teacher(model, prepared, context)
     _set_threads(threads, teacher.width)
-    length = int(context) if context is not None else min(1024, teacher.context)
+    length = min(_CONTEXT, teacher.context) if context is None else context
     most = None if max_tokens is None else int(max_tokens)
-    found = evaluate_teacher(teacher, prepared, context=length, max_tokens=most)
+    with _telling("evaluate", as_json) as tell:
+        windows = len(prepared.windows("val", length)) * length
+
+        def progress(done: int) -> None:
+            if tell is not None:
+                tell(done, min(windows, most or windows), "measuring")
+
+        found = evaluate_teacher(teacher, prepared, context=length, max_tokens=most, progress=progress)
     values = {
         "model": str(model),
         "data": str(data),

@@ -29,15 +29,16 @@ from .folder import RunFolder
 from .ledger import Ledger, Stopwatch, record_of
 from .machine import pick_device, pick_precision, synchronise, versions
 from .schedule import branch_step
-from .student import Micro, Moved, Student, build, copy_into
+from .student import Micro, Moved, Student, build
 from .teaching import Lesson, lesson_of
 
 if TYPE_CHECKING:
     from .cache import TargetCache
     from .data import Batch, TokenData
     from .hf import Teacher
+    from .model import Transformer
 
-__all__ = ["Interrupted", "Progress", "Saving", "run", "run_many"]
+__all__ = ["Interrupted", "Progress", "Saving", "release", "run", "run_many"]
 
 _LOGGED = 1000
 """A run logs each step, or about so many where it is longer."""
@@ -76,7 +77,7 @@ def run(
     teacher: Teacher | None = None,
     cache: TargetCache | None = None,
     trunk: str | Path | None = None,
-    start: Any = None,
+    start: Transformer | None = None,
     resume: bool = True,
     saving: Saving | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -113,7 +114,7 @@ def run_many(
     teacher: Teacher | None = None,
     cache: TargetCache | None = None,
     trunks: Sequence[str | Path | None] | None = None,
-    start: Any = None,
+    start: Transformer | None = None,
     resume: bool = True,
     saving: Saving | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -183,7 +184,7 @@ class _Run:
         self.last: Moved | None = None
         self._saved_at = time.monotonic()
 
-    def begin(self, trunk: str | Path | None, start: Any, resume: bool, device: torch.device) -> None:
+    def begin(self, trunk: str | Path | None, start: Transformer | None, resume: bool, device: torch.device) -> None:
         """From the record, the last checkpoint, the trunk's branch point or nothing, whichever is there first."""
         if not resume and (self.folder.path / "spec.json").exists():
             raise InputError(f"{str(self.folder.path)!r} already holds a run; resume it, or name another folder")
@@ -198,10 +199,7 @@ class _Run:
         elif trunk is not None:
             found = self._branch(RunFolder(Path(trunk)))
         precision = pick_precision(self.spec.precision, device) if found is None else found.state["precision"]
-        model = build(self.spec, self.data.vocab, device)
-        if start is not None and found is None:
-            copy_into(dict(model.named_parameters()), dict(start.named_parameters()), "the model to start from")
-        self.student = Student(self.spec, model, precision)
+        self.student = Student(self.spec, build(self.spec, self.data.vocab, device, start), precision)
         if found is not None:
             self.student.restore(found.step, found.tensors)
             self.ledger = Ledger(**found.state["ledger"])
@@ -409,3 +407,15 @@ class _Meter:
                 loss=sum(losses) / len(losses),
             )
         )
+
+
+def release(out: str | Path, tokens: int) -> None:
+    """Delete the branch point that a finished trunk keeps at `tokens`, once its decays are done."""
+    folder = RunFolder(Path(out))
+    spec, kept = folder.spec(), checkpoint.steps(folder.checkpoints)
+    step = round(tokens / spec.batch_tokens)
+    if step not in kept or step not in spec.branch_steps:
+        listed = ", ".join(str(s * spec.batch_tokens) for s in kept) or "none"
+        raise InputError(f"{str(folder.path)!r} keeps no branch point at {tokens} tokens; it keeps {listed}")
+    with claimed(folder.path):
+        checkpoint.discard(folder.checkpoints, step)

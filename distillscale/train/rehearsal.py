@@ -74,9 +74,7 @@ def rehearse(
     """Build the run's model, make some of its steps in memory, and reckon."""
     device = pick_device()
     lesson = lesson_of(spec, data, teacher, cache)
-    stream = data.stream(
-        context=spec.context, half=spec.data_half, seed=spec.seed, unique_tokens=spec.unique_tokens
-    )
+    stream = data.stream(context=spec.context, half=spec.data_half, seed=spec.seed, unique_tokens=spec.unique_tokens)
     student = Student(spec, build(spec, data.vocab, device), pick_precision(spec.precision, device))
     per_step = _time_steps(student, stream, lesson)
     arch, tokens = student.model.arch, spec.steps * spec.batch_tokens

@@ -13,22 +13,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import InputError
 from ..spec import RunSpec
+from .checkpoint import read_folder
 from .logits import Targets
 from .loss import target_loss
 from .machine import autocast
 from .model import Transformer
 from .mup import param_groups
+from .notation import import_model
 from .optimiser import AdamW
 from .schedule import lr_factor
 
-__all__ = ["Micro", "Moved", "Student", "build", "copy_into"]
+__all__ = ["Micro", "Moved", "Student", "build", "copy_into", "load_start"]
 
 
 class Micro(NamedTuple):
@@ -58,8 +63,10 @@ class Moved(NamedTuple):
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
-def build(spec: RunSpec, vocab: int, device: torch.device) -> Transformer:
-    """The spec's model with its first weights, drawn from the spec's seed."""
+def build(spec: RunSpec, vocab: int, device: torch.device, start: Transformer | None = None) -> Transformer:
+    """The spec's model with its first weights: drawn from the spec's seed, or those of `start`."""
+    if start is not None:
+        return _like(start, spec, vocab).to(device)
     model = Transformer(
         spec.arch(vocab),
         parametrisation=cast("Any", spec.parametrisation),
@@ -68,6 +75,32 @@ def build(spec: RunSpec, vocab: int, device: torch.device) -> Transformer:
     )
     model.init_weights(spec.seed)
     return model.to(device)
+
+
+def _like(start: Transformer, spec: RunSpec, vocab: int) -> Transformer:
+    """A copy of `start`, which must have the spec's shape; rotary base and norms are its own."""
+    wanted, settings = asdict(spec.arch(vocab)), start.settings()
+    wanted["parametrisation"] = spec.parametrisation
+    found = settings["arch"] | {"context": spec.context, "parametrisation": settings["parametrisation"]}
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise InputError(
+                f"the model to start from has {name} {found[name]!r}, the spec's is {value!r}; write the model's shape "
+                "into the spec"
+            )
+    model = Transformer.from_settings(settings | {"arch": settings["arch"] | {"context": spec.context}})
+    copy_into(dict(model.named_parameters()), dict(start.named_parameters()), "the model to start from")
+    return model
+
+
+def load_start(path: Path) -> Transformer:
+    """The model of one of our runs, or of a Hugging Face folder that is a Llama or a Qwen3."""
+    home = next((h for h in (path, path / "model") if (h / "checkpoint.json").is_file()), None)
+    if home is None:
+        return import_model(path)
+    model = Transformer.from_settings(read_folder(home, "restore it from a copy")["state"]["model"])
+    copy_into(dict(model.named_parameters()), load_file(home / "model.safetensors"), f"the model in {str(home)!r}")
+    return model
 
 
 class Student:
