@@ -233,7 +233,7 @@ def _assemble(
         certificate=stage.optimum.certificate,
         identified=identified,
         weak_directions=tuple(stage.knowledge.weak_directions()),
-        intervals=_intervals(coefficients, draws),
+        intervals=_intervals(coefficients, draws, stage.knowledge.on_bound),
         draws={name: column for name, column in draws.items() if name != "d_eff"},
         failed_draws=failed,
         held_out=None if held is None else _score(stage.law, held, rule or ""),
@@ -291,11 +291,14 @@ def _where(kept: NDArray[np.bool_], column: Array) -> Array:
     return out
 
 
-def _intervals(coefficients: Mapping[str, float], draws: Mapping[str, Array]) -> dict[str, Ends | None]:
+def _intervals(
+    coefficients: Mapping[str, float], draws: Mapping[str, Array], on_bound: frozenset[str]
+) -> dict[str, Ends | None]:
+    """Percentiles of the draws; one that rests on a bound has no interval, however still its draws lie there."""
     tails = [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]
     out: dict[str, Ends | None] = {}
     for name in coefficients:
-        if name in draws and name not in ("c1", "d1") and np.ptp(draws[name]) > 0:
+        if name in draws and name not in {"c1", "d1", *on_bound} and np.ptp(draws[name]) > 0:
             low, high = np.quantile(draws[name], tails)
             out[name] = (float(low), float(high))
         else:

@@ -387,9 +387,13 @@ def test_bounds_are_kept_reported_and_stored() -> None:
 
 def test_a_study_without_a_floor_says_so_and_stays_usable() -> None:
     truth = SupervisedLaw.kaplan(N_c=6.4e13, D_c=1.8e13, alpha_N=0.076, alpha_D=0.103)
-    found = fit(supervised_study(truth, np.random.default_rng(0), noise=0.001, seeds=2), "supervised")
+    found = fit(supervised_study(truth, np.random.default_rng(0), noise=0.001, seeds=2), "supervised", bootstrap=40)
     assert found.usable
     assert not found.identified["E"]
+    if found.outcome is Outcome.AT_LIMIT:
+        assert "E" in found.reason
+        assert found.intervals["E"] is None
+    assert found.intervals["alpha"] is not None
 
 
 def test_held_out_runs_are_left_out_and_scored() -> None:
