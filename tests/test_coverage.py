@@ -1,7 +1,7 @@
 """Intervals are honest: 90 % intervals of predictions hold the truth about 90 times in a hundred.
 
-The quick version has a few dozen studies a design, enough to notice plain percentile intervals (which cover about 80 %
-with eight clusters); the slow one has hundreds and asks for 85 to 95 %.
+The quick version has a few dozen studies a design, enough to notice intervals that are badly off; the slow one has
+hundreds and asks for 85 to 95 %, which plain percentiles miss with eight teachers (83 and 84 %).
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import pytest
 from covering import DESIGNS, measure
 
-QUICK = {"60 supervised runs": 60, "10 teachers": 60, "60 supervised runs, 12 teachers": 30}
+QUICK = {"60 supervised runs": 40, "10 teachers": 40, "60 supervised runs, 12 teachers": 16}
 
 
 @pytest.mark.parametrize(("name", "studies"), QUICK.items())
 def test_coverage_quickly(name: str, studies: int) -> None:
     found = measure(DESIGNS[name], studies)
     assert found.without <= 0.1 * studies
-    assert 0.82 <= found.inside <= 0.98
-    assert 0.82 <= found.outside <= 0.98
+    assert 0.80 <= found.inside <= 0.99
+    assert 0.80 <= found.outside <= 0.99
 
 
 @pytest.mark.slow
