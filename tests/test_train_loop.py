@@ -113,8 +113,8 @@ def test_a_step_is_the_textbooks(data: TokenData) -> None:
     norm = torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.05)
     groups = student.param_groups(twin, lr=run_spec.lr, weight_decay=run_spec.weight_decay)
     torch.optim.AdamW(groups, betas=(0.9, 0.95)).step()
-    assert moved.loss == pytest.approx(float(loss), rel=1e-6)
-    assert moved.grad_norm == pytest.approx(float(norm), rel=1e-5)
+    assert moved.loss == pytest.approx(loss.item(), rel=1e-6)
+    assert moved.grad_norm == pytest.approx(norm.item(), rel=1e-5)
     for mine, other in zip(ours.model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
 
@@ -277,17 +277,17 @@ def test_runs_that_see_other_batches_do_not_share_a_loop(
 
 def test_training_learns_and_the_record_counts_it(tmp_path: Path, data: TokenData) -> None:
     """The corpus has a quarter of noise in 64 tokens; guessing costs ln 64, a table of pairs far less."""
-    run_spec = spec(tokens=600 * 64, d_model=32, unique_tokens=400 * 16)
+    run_spec = spec(tokens=240 * 64, unique_tokens=320 * 16)
     record = run(run_spec, data=data, out=tmp_path)
     arch = run_spec.arch(VOCAB)
     assert record.loss is not None
     assert record.bits_per_byte == pytest.approx(record.loss / math.log(2) / 2.0)  # two bytes a token here
-    assert record.loss < 0.8 * math.log(VOCAB)
+    assert record.loss < 0.85 * math.log(VOCAB)
     assert (record.kind, record.outcome, record.kl, record.teacher_loss) == ("supervised", "completed", None, None)
     assert (record.params, record.total_params) == (arch.params, arch.total_params)
-    assert (record.tokens, record.steps, record.unique_tokens) == (600 * 64, 600, 400 * 16)
-    assert record.epochs == 6
-    assert record.flops_student == record.flops == 3 * arch.forward_flops_per_token * 600 * 64
+    assert (record.tokens, record.steps, record.unique_tokens) == (240 * 64, 240, 320 * 16)
+    assert record.epochs == 3
+    assert record.flops_student == record.flops == 3 * arch.forward_flops_per_token * 240 * 64
     assert record.flops_teacher == 0
     assert record.eval_tokens == 512
     assert record.mfu == pytest.approx(record.flops / record.wall_seconds / (record.peak_flops or 0))
@@ -297,15 +297,15 @@ def test_training_learns_and_the_record_counts_it(tmp_path: Path, data: TokenDat
     assert record.versions == versions()
     assert record.versions["torch"] == torch.__version__
     rows = metrics(tmp_path)
-    assert [row["step"] for row in rows] == list(range(1, 601))
-    assert [row["lr"] for row in rows] == [0.01 * lr_factor(run_spec, step) for step in range(600)]
+    assert [row["step"] for row in rows] == list(range(1, 241))
+    assert [row["lr"] for row in rows] == [0.01 * lr_factor(run_spec, step) for step in range(240)]
     assert rows[-1]["loss"] == record.train_loss
 
 
 def test_the_four_losses_are_those_of_dense_tensors(tmp_path: Path, data: TokenData) -> None:
     """Student's and teacher's cross-entropy, KL and entropy, against float64 over the whole held-out split."""
     tiny = teacher()
-    run_spec = spec(teacher="t", eval_tokens=4096, tokens=100 * 64)
+    run_spec = spec(teacher="t", eval_tokens=4096, tokens=50 * 64)
     record = run(run_spec, data=data, out=tmp_path, teacher=tiny)
     model = build(run_spec, VOCAB, CPU)
     found = load_file(tmp_path / "model" / "model.safetensors")
@@ -329,7 +329,7 @@ def test_the_four_losses_are_those_of_dense_tensors(tmp_path: Path, data: TokenD
     assert record.eval_tokens == count
     measured = (record.loss, record.kl, record.teacher_loss, record.teacher_entropy)
     assert measured == pytest.approx((sums / count).tolist(), rel=1e-5)
-    assert record.flops_teacher == 100 * 64 * tiny.flops_per_token
+    assert record.flops_teacher == 50 * 64 * tiny.flops_per_token
     assert (record.kind, record.teacher, record.teacher_params) == ("distillation", "t", tiny.params)
     assert record.teacher_hash == tiny.sha
 
@@ -337,8 +337,8 @@ def test_the_four_losses_are_those_of_dense_tensors(tmp_path: Path, data: TokenD
 def test_a_student_learns_from_its_teacher_alone(tmp_path: Path, data: TokenData) -> None:
     """With λ = 1 the labels say nothing: the student nears a random teacher and not the data."""
     records = [
-        run(spec(teacher="t", tokens=steps * 64, d_model=32), data=data, out=tmp_path / str(steps), teacher=teacher())
-        for steps in (20, 500)
+        run(spec(teacher="t", tokens=steps * 64, lr=0.03), data=data, out=tmp_path / str(steps), teacher=teacher())
+        for steps in (10, 160)
     ]
     assert (records[1].kl or 0) < 0.5 * (records[0].kl or 0)
     assert (records[1].loss or 0) > math.log(VOCAB)
@@ -352,7 +352,7 @@ def test_without_weight_on_the_teacher_a_distilled_run_is_the_supervised_one(tmp
 
 
 def test_weights_to_start_from(tmp_path: Path, data: TokenData) -> None:
-    run(spec(tokens=200 * 64), data=data, out=tmp_path / "first")
+    run(spec(tokens=60 * 64), data=data, out=tmp_path / "first")
     model = load_start(tmp_path / "first")
     started = spec(start="first", lr=1e-9)
     record = run(started, data=data, out=tmp_path / "second", start=model)
@@ -412,7 +412,7 @@ def test_a_loss_that_is_not_a_number_ends_its_run_alone(
 
 
 def test_a_rate_beyond_reason_diverges_and_says_so(tmp_path: Path, data: TokenData) -> None:
-    wild = spec(lr=100.0, tokens=300 * 64, parametrisation="standard", clip=1e9, warmup_tokens=0, weight_decay=0.9)
+    wild = spec(lr=100.0, tokens=60 * 64, parametrisation="standard", clip=1e9, warmup_tokens=0, weight_decay=0.9)
     record = run(wild, data=data, out=tmp_path)
     assert record.outcome in ("diverged", "completed")
     assert (record.loss is None) == (record.outcome == "diverged")
@@ -450,7 +450,12 @@ def test_what_does_not_fit_the_data_or_the_teacher_is_one_line(
 def test_bf16_products_train_as_fp32_does(tmp_path: Path, data: TokenData) -> None:
     """The path that GPUs take, here on a CPU: bf16 products, float32 weights, moments and losses."""
     losses = {
-        name: run(spec(precision=name, tokens=60 * 64, teacher="t"), data=data, out=tmp_path / name, teacher=teacher())
+        name: run(
+            spec(precision=name, tokens=12 * 64, teacher="t", eval_tokens=64),
+            data=data,
+            out=tmp_path / name,
+            teacher=teacher(),
+        )
         for name in ("fp32", "bf16")
     }
     assert losses["bf16"].loss == pytest.approx(losses["fp32"].loss, rel=0.02)
@@ -483,7 +488,7 @@ def test_the_peak_is_a_rate_of_matrix_products() -> None:
 
 
 def test_a_rehearsal_reckons_what_the_run_then_takes(tmp_path: Path, data: TokenData) -> None:
-    run_spec = spec(teacher="t", tokens=400 * 64, branch_tokens=(64, 128))
+    run_spec = spec(teacher="t", tokens=100 * 64, branch_tokens=(64, 128))
     before = tree(tmp_path)
     found = rehearse(run_spec, data=data, teacher=teacher())
     assert tree(tmp_path) == before

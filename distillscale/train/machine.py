@@ -18,6 +18,8 @@ from .. import __version__
 
 __all__ = ["autocast", "matmul_peak", "pick_device", "pick_precision", "synchronise", "versions"]
 
+_SECONDS = 0.15
+"""Spent on each size of matrix when the peak is measured."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -42,23 +44,25 @@ def pick_precision(asked: str, device: torch.device) -> str:
 @cache
 def matmul_peak(device: torch.device, precision: str, threads: int) -> float:
     """FLOP/s of the fastest of many products of square matrices with the threads in use: the denominator of MFU."""
-    sides = (2048, 4096, 8192) if device.type == "cuda" else (512, 1024)
     del threads  # part of the key only: the rate depends on it
-    return max(_rate(device, precision, side, 0.15) for side in sides)
+    best = 0.0
+    for side in (2048, 4096, 8192) if device.type == "cuda" else (512, 1024):
+        best = max(best, _rate(device, precision, side, _SECONDS))
+        if 2.0 * (2 * side) ** 3 / best > _SECONDS:  # the next would take long and gain little
+            break
+    return best
 
 
 def _rate(device: torch.device, precision: str, side: int, seconds: float) -> float:
+    """FLOP/s of the fastest product of two matrices of this side, tried for so many seconds."""
     a = torch.ones((side, side), dtype=DTYPES[precision], device=device)
-    best, spent = float("inf"), 0.0
-    for trial in range(1_000):
+    best, spent, trials = float("inf"), 0.0, 0
+    while trials < 2 or spent < seconds:
         start = time.perf_counter()
         _ = a @ a
         synchronise(device)
         once = time.perf_counter() - start
-        if trial:  # the first product warms up
-            best, spent = min(best, once), spent + once
-        if trial >= 2 and spent > seconds:
-            break
+        best, spent, trials = min(best, once), spent + once, trials + 1
     return 2.0 * side**3 / best
 
 
