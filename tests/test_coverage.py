@@ -9,15 +9,16 @@ from __future__ import annotations
 import pytest
 from covering import DESIGNS, measure
 
-QUICK = {"60 supervised runs": 40, "10 teachers": 40, "60 supervised runs, 12 teachers": 16}
+QUICK = {"60 supervised runs": 40, "10 teachers": 40, "60 supervised runs, 12 teachers": 24}
 
 
 @pytest.mark.parametrize(("name", "studies"), QUICK.items())
 def test_coverage_quickly(name: str, studies: int) -> None:
     found = measure(DESIGNS[name], studies)
     assert found.without <= 0.1 * studies
-    assert 0.80 <= found.inside <= 0.99
-    assert 0.80 <= found.outside <= 0.99
+    assert found.inside >= 0.80
+    assert found.outside >= 0.80
+    assert found.hits.mean() <= 0.97
 
 
 @pytest.mark.slow
