@@ -35,11 +35,11 @@ REPEAT_WORTH = 15.387756
 """R_D* of the data-constrained law (Muennighoff et al. 2023); equals muennighoff2023 in `published`, see the tests."""
 
 _GRID = 97
-_ZOOMS = ((13, 3), (65, 2), (129, 1), (129, 1))
-"""(points, dips) of each zoom into the grid's lowest dips: rivals are told apart before one is left, 1e-6 wide in t.
-
-As fine as that because the loss has a slope, up to about 1 nat per unit of t, where a limit stops it.
-"""
+_ZOOMS = ((17, 3), (33, 2), *((65, 1),) * 5)
+"""(points, dips) of each zoom into the grid's lowest dips: rivals are told apart before one is left."""
+_FLAT = 2e-9
+"""nats: zooming ends where the neighbours of the lowest points are no higher. A smooth dip gets there in four rounds;
+the sharp end of a path that a limit cuts off takes more."""
 _SHARES = {points: np.linspace(0.0, 1.0, points) for points in (_GRID, *(points for points, _ in _ZOOMS))}
 _BLOCK = 256  # problems a pass: keeps the temporaries inside a core's cache
 
@@ -91,6 +91,7 @@ class _Problems(NamedTuple):
     vocab: float
     limits: Limits
     teacher_unique: Array  # inf where repeats of the teacher's data do not matter
+    repeats: bool  # whether they do for any problem here
 
     def block(self, rows: slice) -> _Problems:
         per_problem = ("N_S", "F_S", "budget", "logits", "pretraining", "teacher_unique")
@@ -105,15 +106,15 @@ class _Problems(NamedTuple):
         return forward_flops(N, context=self.context, vocab=self.vocab)
 
     def teacher_worth(self, D_T: Array) -> Array:
-        return _worth(D_T, self.teacher_unique)
+        return effective_tokens(D_T, self.teacher_unique, REPEAT_WORTH) if self.repeats else D_T
+
+    def student_worth(self, D_S: Array) -> Array:
+        unique = self.limits.unique_tokens
+        return D_S if unique is None else effective_tokens(D_S, unique, REPEAT_WORTH)
 
 
 def _clip(x: Array, low: ArrayLike, high: ArrayLike) -> Array:
     return np.minimum(np.maximum(x, low), high)  # a tenth of the overhead of np.clip on the small arrays of one plan
-
-
-def _worth(D: Array, unique: Array) -> Array:
-    return D if np.isinf(unique).all() else effective_tokens(D, unique, REPEAT_WORTH)
 
 
 def _balanced_tokens(p: _Problems, law: SupervisedLaw, log_N: Array, guess: Array | None = None) -> Array:
@@ -126,14 +127,13 @@ def _balanced_tokens(p: _Problems, law: SupervisedLaw, log_N: Array, guess: Arra
     elasticity = flops_elasticity(np.exp(log_N), context=p.context, vocab=p.vocab)
     rest = np.log(law.alpha * law.A / (law.beta * law.B)) - law.alpha * log_N - np.log(elasticity)
     log_D = -rest / law.beta
-    repeats = not np.isinf(p.teacher_unique).all()
-    if repeats or np.any((p.logits > 0) & (p.pretraining > 0)):
-        exact = _newton_tokens(p, law.beta, log_N, rest, guess, repeats)
-        log_D = np.where((p.logits > 0) | repeats, exact, log_D)
+    if p.repeats or np.any((p.logits > 0) & (p.pretraining > 0)):
+        exact = _newton_tokens(p, law.beta, log_N, rest, guess)
+        log_D = np.where((p.logits > 0) | p.repeats, exact, log_D)
     return np.where((p.pretraining == 0) & (p.logits > 0), high, _clip(log_D, low, high))
 
 
-def _newton_tokens(p: _Problems, beta: float, log_N: Array, rest: Array, guess: Array | None, repeats: bool) -> Array:
+def _newton_tokens(p: _Problems, beta: float, log_N: Array, rest: Array, guess: Array | None) -> Array:
     """log D_T of the first-order condition where teacher training and forward passes are both paid for.
 
     The unknown is y = log r: the budget and the student's limit give D_T(y) = min(C / (b + a r), cap / r) with
@@ -160,22 +160,22 @@ def _newton_tokens(p: _Problems, beta: float, log_N: Array, rest: Array, guess: 
     else:
         D: Array = np.exp(guess)
         y = np.log(np.maximum(np.minimum((p.budget / D - b) / a, cap / D), 1e-13))
-    low, high = np.full_like(y, -80.0), np.maximum(bound, y) + 60.0 * repeats
+    low, high = np.full_like(y, -80.0), np.maximum(bound, y) + 60.0 * p.repeats
     D = y
     for _ in range(60):
         r = np.exp(y)
         cost = b + a * r
         D = np.minimum(p.budget / cost, cap / r)
         moves = np.where(r * p.budget <= cap * cost, a * r / cost, 1.0)  # −d log D / dy
-        log_worth, log_slope, bend = _log_worth(D, p.teacher_unique)
+        log_worth, log_slope, bend = _log_worth(D, p.teacher_unique) if p.repeats else (np.log(D), 0.0, 0.0)
         slope = np.exp(log_slope)
         G = rest + beta * log_worth - np.log1p(r)
-        if repeats:
+        if p.repeats:
             G = G - log_slope
             low, high = np.where(G > 0, y, low), np.where(G > 0, high, y)
         step = G / ((beta * slope - bend) * moves + r / (1 + r))
         y, old = y + step, y
-        if repeats:  # a step out of the bracket would run to and fro between its ends: halve it instead
+        if p.repeats:  # a step out of the bracket would run to and fro between its ends: halve it instead
             y = np.where((y > low) & (y < high), y, 0.5 * (low + high))
             moves = 1.0
         else:
@@ -185,10 +185,8 @@ def _newton_tokens(p: _Problems, beta: float, log_N: Array, rest: Array, guess: 
     return np.log(D)
 
 
-def _log_worth(D: Array, unique: Array) -> tuple[Array, Array | float, Array | float]:
+def _log_worth(D: Array, unique: Array) -> tuple[Array, Array, Array]:
     """log D', log η with η = d log D'/d log D, and d log η/d log D, for D tokens of `unique` distinct ones."""
-    if np.isinf(unique).all():
-        return np.log(D), 0.0, 0.0
     log_D, log_worth = np.log(D), np.log(effective_tokens(D, unique, REPEAT_WORTH))
     repeats = np.maximum(D / unique - 1, 0)
     # In logs, since a token repeated ten thousand times is worth less than the smallest float.
@@ -235,8 +233,7 @@ def _evaluate(p: _Problems, law: DistillationLaw, log_N: Array, log_D: Array) ->
     D_S = p.student_tokens(p.forward_flops(N_T), D_T)
     affordable = p.limits.student_tokens[0] * (1 - 1e-12) <= D_S
     L_T = law.supervised.loss(N_T, p.teacher_worth(D_T))
-    unique = np.inf if p.limits.unique_tokens is None else p.limits.unique_tokens
-    L_S = law.loss(p.N_S, _worth(np.where(affordable, D_S, p.limits.student_tokens[0]), np.asarray(unique)), L_T)
+    L_S = law.loss(p.N_S, p.student_worth(np.where(affordable, D_S, p.limits.student_tokens[0])), L_T)
     return Allocation(np.where(affordable, L_S, np.inf), D_S, N_T, D_T, L_T)
 
 
@@ -269,7 +266,19 @@ def _solve(p: _Problems, law: DistillationLaw) -> Allocation:
         below = which * points + np.maximum(at - 1, 0)
         above = which * points + np.minimum(at + 1, points - 1)
         best = which * points + at
+        if dips == 1 and _flat(loss.reshape(len(row), -1), row, below, best, above):
+            break
     return Allocation(*(np.broadcast_to(x, t.shape)[row, best] for x in found))
+
+
+def _flat(
+    loss: Array, row: NDArray[np.intp], below: NDArray[np.intp], best: NDArray[np.intp], above: NDArray[np.intp]
+) -> bool:
+    """Whether every lowest point is within `_FLAT` of both neighbours; an infeasible problem asks for no more zooms."""
+    lowest = loss[row, best]
+    with np.errstate(invalid="ignore"):  # inf − inf where nothing is feasible
+        rise = np.maximum(loss[row, below], loss[row, above]) - lowest
+    return bool(np.all((rise <= _FLAT) | np.isinf(lowest)))
 
 
 def allocate(
@@ -300,11 +309,15 @@ def allocate(
     columns = [np.array(x, float).reshape(-1, 1) for x in fields]
     unique = np.inf if limits.unique_tokens is None else limits.unique_tokens
     teacher_unique = np.where(columns[4] > 0, unique, np.inf)
-    N_S, F_S, C, logits, pretraining = columns
-    p = _Problems(N_S, F_S, C, logits, pretraining, context, vocab, limits, teacher_unique)
+    # Problems of one kind in one block: where both shares are paid, the balance takes a search instead of a formula.
+    order = np.lexsort((columns[4][:, 0] > 0, columns[3][:, 0] > 0))
+    N_S, F_S, C, logits, pretraining, teacher_unique = (x[order] for x in (*columns, teacher_unique))
+    repeats = not np.isinf(teacher_unique).all()
+    p = _Problems(N_S, F_S, C, logits, pretraining, context, vocab, limits, teacher_unique, bool(repeats))
     count = len(p.budget)
     blocks = [_solve(p.block(slice(i, i + _BLOCK)), law) for i in range(0, count, _BLOCK)]
-    columns = [np.concatenate([getattr(b, name)[:, 0] for b in blocks]) for name in Allocation._fields]
+    back = np.argsort(order, kind="stable")
+    columns = [np.concatenate([getattr(b, name)[:, 0] for b in blocks])[back] for name in Allocation._fields]
     feasible = np.isfinite(columns[0])
     columns[1:] = [np.where(feasible, x, np.nan) for x in columns[1:]]
     return Allocation(*(x.reshape(shape) for x in columns))

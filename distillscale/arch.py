@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import cache
 from types import MappingProxyType
 from typing import Literal
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import InputError
+from .units import parse_count
 
 __all__ = [
     "ASPECT",
@@ -253,6 +253,10 @@ def family_row(name: str) -> Arch:
     wanted = name.strip().upper()
     if wanted in family():
         return family()[wanted]
-    near = get_close_matches(wanted, family(), 1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    try:
+        count = parse_count(wanted)
+    except InputError:
+        hint = ""
+    else:
+        hint = f"nearest is {min(family(), key=lambda row: abs(math.log(family()[row].params / count)))}; "
     raise InputError(f"size {name!r} is not in the family of Table 13; {hint}it has {', '.join(family())}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from .allocate import LARGEST, Limits
 from .arch import CONTEXT, VOCAB
-from .confidence import TOSS_UP, range_warnings, standing_warnings
+from .confidence import TOSS_UP, range_warnings, residual_errors, standing_warnings
 from .cost import TRAINING_PASSES, Scenario
 from .errors import InputError
 from .lawset import LawSet
@@ -22,7 +23,7 @@ __all__ = ["BreakEven", "break_even", "break_even_of"]
 
 Array = NDArray[np.float64]
 
-_SCAN = 64
+_SCAN = 32
 _INTERVAL_DRAWS = 250
 
 
@@ -65,17 +66,24 @@ class _Gain:
     def __call__(self, budgets: Array) -> Array:
         return self.question.supervised_loss(budgets) - self.question.distilled_loss(budgets)
 
-    def last_above(self, level: float, budgets: Array, gain: Array) -> float | None:
-        """The budget where the gain falls through `level` for the last time; None where it never does."""
-        above = np.flatnonzero(gain > level)
-        if not len(above) or above[-1] == len(budgets) - 1:
-            return None
-        low, high = budgets[above[-1]], budgets[above[-1] + 1]
-        for _ in range(3):  # each pass narrows the bracket 16-fold
-            grid = np.geomspace(low, high, 17)
-            at = int(np.flatnonzero(np.append(self(grid[:-1]) > level, False) | (grid == low))[-1])
-            low, high = grid[at], grid[min(at + 1, 16)]
-        return float(np.sqrt(low * high))
+    def last_above(self, levels: Sequence[float], budgets: Array, gain: Array) -> list[float | None]:
+        """For each level the budget where the gain falls through it for the last time; None where it never does."""
+        brackets: dict[float, tuple[Array, Array]] = {}
+        for level in levels:
+            above = np.flatnonzero(gain > level)
+            if len(above) and above[-1] < len(budgets) - 1:
+                at = slice(above[-1], above[-1] + 2)
+                brackets[level] = np.log(budgets[at]), gain[at]
+        # Eight parts of each bracket, then two points close around the straight line's root.
+        for shares in (np.arange(1, 8) / 8, None) if brackets else ():
+            inside = [_inside(level, *bracket, shares) for level, bracket in brackets.items()]
+            found = self(np.exp(np.concatenate(inside))).reshape(len(inside), -1)
+            for (level, (ends, values)), x, y in zip(brackets.items(), inside, found, strict=True):
+                x, y = np.concatenate([ends[:1], x, ends[1:]]), np.concatenate([values[:1], y, values[1:]])
+                last = int(np.flatnonzero(y > level)[-1])
+                brackets[level] = x[last : last + 2], y[last : last + 2]
+        roots = {level: float(np.exp(_root(level, *bracket))) for level, bracket in brackets.items()}
+        return [roots.get(level) for level in levels]
 
     def interval(self, budgets: Array, seed: int) -> tuple[float | None, float | None] | None:
         """90 % of the break-evens over draws; each draw shifts both laws by one residual error of each kind."""
@@ -85,21 +93,41 @@ class _Gain:
         plans = question.allocate(budgets)
         ok = np.isfinite(plans.student_loss)
         C, D_S, L_T = budgets[ok], plans.student_tokens[ok][None], plans.teacher_loss[ok][None]
-        rng = np.random.default_rng(seed)
         some = evidence.some_draws(_INTERVAL_DRAWS)
-        shift = [
-            np.exp((sigma or 0.0) * rng.standard_normal((some.draw_count, 1)))
-            for sigma in (evidence.residual.supervised, evidence.residual.distillation)
-        ]
+        sigmas = (evidence.residual.supervised, evidence.residual.distillation)
+        shift = residual_errors(seed, some.draw_count, sigmas)[..., None]
         N_S, D = question.student.params, question.supervised_tokens(C)[None]
         student = some.student_draws(N_S, worth(D_S, question.limits), L_T) * shift[1]
         supervised = some.supervised_draws(N_S, worth(D, question.limits)) * shift[0]
-        ahead = supervised > student
+        gain = supervised - student
+        ahead = gain > 0
         last = np.where(ahead.any(axis=1), len(C) - 1 - np.argmax(ahead[:, ::-1], axis=1), -1)
+        crosses = (last >= 0) & (last < len(C) - 1)
+        at = np.where(crosses, last, 0)
+        row = np.arange(len(at))
+        before, after = gain[row, at], gain[row, at + 1]
+        share = np.where(crosses, before / np.where(crosses, before - after, 1.0), 0.0)
+        log_C = np.log(C)
         # Below the scan there is no break-even worth a number (0), beyond it none either (inf).
-        ends = np.where(last < 0, 0.0, np.append(C[1:], np.inf)[last])
-        low, high = np.quantile(ends, [0.05, 0.95], method="nearest")
+        ends = np.where(
+            crosses, np.exp(log_C[at] + share * (log_C[at + 1] - log_C[at])), np.where(last < 0, 0.0, np.inf)
+        )
+        low, high = np.sort(ends)[[round(0.05 * (len(ends) - 1)), round(0.95 * (len(ends) - 1))]]
         return _number(low), _number(high)
+
+
+def _root(level: float, ends: Array, values: Array) -> float:
+    """Where the straight line through a bracket meets the level."""
+    return float(ends[0] + (values[0] - level) / (values[0] - values[1]) * (ends[1] - ends[0]))
+
+
+def _inside(level: float, ends: Array, values: Array, shares: Array | None) -> Array:
+    """Points inside a bracket: at these shares of it, or 2 % of it to either side of the straight line's root."""
+    width = ends[1] - ends[0]
+    if shares is not None:
+        return ends[0] + shares * width
+    around = _root(level, ends, values) + 0.02 * width * np.array([-1.0, 1.0])
+    return np.minimum(np.maximum(around, ends[0]), ends[1])
 
 
 def _number(x: float) -> float | None:
@@ -146,8 +174,7 @@ def break_even_of(question: Question, tolerance: float = TOSS_UP, *, seed: int |
         _SCAN,
     )
     gain = gain_at(budgets)
-    budget = gain_at.last_above(0.0, budgets, gain)
-    negligible = gain_at.last_above(tolerance, budgets, gain)
+    budget, negligible = gain_at.last_above((0.0, tolerance), budgets, gain)
     warnings = standing_warnings(evidence)
     if budget is not None:
         plan = question.allocate(np.array([budget]))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,16 @@ from .laws import DistillationLaw
 from .lawset import LawSet
 from .units import format_count
 
-__all__ = ["LEVEL", "TOSS_UP", "Confidence", "confidence_of", "interval_of", "range_warnings", "standing_warnings"]
+__all__ = [
+    "LEVEL",
+    "TOSS_UP",
+    "Confidence",
+    "confidence_of",
+    "interval_of",
+    "range_warnings",
+    "residual_errors",
+    "standing_warnings",
+]
 
 Array = NDArray[np.float64]
 
@@ -38,8 +48,20 @@ _NAMES = {
 
 def interval_of(draws: Array) -> tuple[float, float]:
     """The central 90 % of some draws."""
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    ranked = np.sort(draws)
+    place = np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2]) * (len(ranked) - 1)
+    low, high = np.interp(place, np.arange(len(ranked)), ranked)  # np.quantile takes 12 ms on its first call
     return float(low), float(high)
+
+
+def residual_errors(seed: int, count: int, sigmas: Sequence[float | None]) -> Array:
+    """exp(σ z) with z standard normal, shape (sigmas, count); 1 where σ is unknown.
+
+    From Python's own generator: loading NumPy's takes longer than drawing these few thousand numbers.
+    """
+    gauss = Random(seed).gauss
+    z = np.array([gauss(0.0, 1.0) for _ in range(len(sigmas) * count)]).reshape(len(sigmas), count)
+    return np.exp(np.array([[sigma or 0.0] for sigma in sigmas]) * z)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,10 +103,7 @@ def confidence_of(
         return None
     law = evidence.distillation
     count = evidence.draw_count or _RESIDUAL_ONLY_DRAWS
-    rng = np.random.default_rng(seed)
-    noise_S, noise_sup, noise_T = (
-        np.exp((sigma or 0.0) * rng.standard_normal(count)) for sigma in (sigma_S, sigma_sup, sigma_sup)
-    )
+    noise_S, noise_sup, noise_T = residual_errors(seed, count, (sigma_S, sigma_sup, sigma_sup))
     with_draws = evidence.draws is not None
     if teacher is None:
         L_Ts = np.full(count, L_T)

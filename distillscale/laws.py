@@ -8,8 +8,9 @@ coefficients have shape (draws, 1) is a set of draws of that law.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -45,6 +46,8 @@ def _positive(law: object, *names: str, zero_allowed: tuple[str, ...] = ()) -> N
 
 
 def _log(x: ArrayLike) -> Array:
+    if type(x) is float:  # the coefficients, twenty times a plan: NumPy's call takes ten times as long
+        return cast("Array", math.log(x))
     return np.log(np.asarray(x, float))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .arch import Arch
-from .confidence import confidence_of, interval_of, range_warnings, standing_warnings
+from .confidence import confidence_of, interval_of, range_warnings, residual_errors, standing_warnings
 from .errors import InputError
 from .laws import DistillationLaw
 from .lawset import LawSet
@@ -109,9 +109,5 @@ def _supervised_interval(evidence: LawSet, N: float, D: float, seed: int) -> tup
     sigma = evidence.residual.supervised
     if evidence.draws is None and sigma is None:
         return None
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
     loss = evidence.supervised_draws(N, D) if evidence.draws is not None else evidence.supervised.loss(N, D)
-    noise = rng.standard_normal(evidence.draw_count or 2000)
-    return interval_of(loss * np.exp((sigma or 0.0) * noise))
+    return interval_of(loss * residual_errors(seed, evidence.draw_count or 2000, [sigma])[0])

@@ -11,7 +11,7 @@ from .units import format_bytes, format_count, format_flops, format_money
 
 __all__ = ["hard_label_advice", "reasons_for"]
 
-_SHARING = np.unique(np.geomspace(1, 1000, 40).round())
+_SHARING = np.array(sorted({round(k) for k in np.geomspace(1, 1000, 40)}))
 _WORTH_SAYING = 0.005  # nats between a teacher's loss and the best one's
 
 

@@ -12,12 +12,14 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from numbers import Real
+from typing import TYPE_CHECKING, Literal
 
 from .errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = [
     "Budget",
@@ -73,7 +75,7 @@ def _match(pattern: str, text: str) -> re.Match[str] | None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    return isinstance(value, int | float | Real) and not isinstance(value, bool)
 
 
 def _number(found: re.Match[str]) -> float:
@@ -183,6 +185,8 @@ def parse_range(text: str, parse: Callable[[str], float] = parse_count) -> NDArr
     >>> parse_range("300M,1B").tolist()
     [300000000.0, 1000000000.0]
     """
+    import numpy as np  # here, so that reading and writing counts starts without NumPy
+
     if ":" not in text:
         return np.array([parse(item) for item in text.split(",")], float)
     parts = text.split(":")

@@ -143,7 +143,7 @@ def test_the_family_has_names_and_near_misses() -> None:
     assert list(family()) == [row[0] for row in ROWS]
     assert family_row("1.82b") is family()["1.82B"]
     with pytest.raises(
-        InputError, match=r"size '1.83B' is not in the family .*; did you mean 1.82B\? it has 103M, .* 1.82B, .* 12.6B$"
+        InputError, match=r"size '1.83B' is not in the family .*; nearest is 1.82B; it has 103M, .* 1.82B, .* 12.6B$"
     ):
         family_row("1.83B")
     with pytest.raises(TypeError):

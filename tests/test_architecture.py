@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, str] = {
     "coordinates": "",
     "newton": "",
     "units": "errors",
-    "arch": "errors",
+    "arch": "errors units",
     "hfconfig": "arch errors",
     "laws": "arch errors",
     "cost": "errors",
@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, str] = {
     "record": "errors",
     "spec": "arch cost errors",
     "specfile": "errors spec units",
-    "train": "arch cost errors record spec specfile units",
+    "train": "arch cost errors hfconfig record spec specfile units",
 }
 FREE = {"cli", "__init__", "__main__"}
 HEAVY = ("torch", "scipy", "matplotlib", "pandas", "pyarrow", "transformers", "pydantic")

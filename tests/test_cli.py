@@ -496,7 +496,7 @@ def test_nothing_is_cut_off_where_numbers_are_long(home: Path) -> None:
         f'[[teacher]]\nname = "{"very long name " * 12}"\nparams = "123.456B"\nloss = 2.0\n', encoding="utf-8"
     )
     short = invoke(*COMMANDS["teachers"].split(), cwd=home).out
-    assert re.search(r"^ teacher +params", short, re.MULTILINE)  # no word broken where there is room
+    assert re.search(r"^teacher +params", short, re.MULTILINE)  # no word broken where there is room
     for line in (
         "plan --student 123.456B --budget 9.87e27 --teacher both",
         "plan --student 1M --budget 1e15 --teacher both --price 1000000",

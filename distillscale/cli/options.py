@@ -254,13 +254,14 @@ def _arch(text: str, context: float | None) -> Arch | None:
     from dataclasses import replace
 
     from ..arch import family_row
-    from ..hfconfig import read_hf_config
 
     tokens = None if context is None else int(context)
     if text.startswith("paper:"):
         row = family_row(text.removeprefix("paper:"))
         return row if tokens is None else replace(row, context=tokens)
     if text.endswith(".json") or os.path.isdir(text):
+        from ..hfconfig import read_hf_config
+
         return read_hf_config(text, context=tokens)
     return None
 

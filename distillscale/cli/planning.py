@@ -191,6 +191,7 @@ def _show_plan(answer: Plan) -> None:
         low, high = answer.gain_interval
         gain += f" (90 %: {low:+.3f} to {high:+.3f}), P(gain > 0) = {answer.probability:.2f}"
     line(f"{headline}. {gain}.", bold=True)
+    line()
 
     def bill(flops: float) -> list[str]:
         usd = hardware.usd(flops)

@@ -1,22 +1,24 @@
-"""How answers look on a terminal: short tables within 80 columns that read well without colour."""
+"""How answers look on a terminal: short tables within 80 columns that read well without colour.
+
+By hand, since loading a library for it takes longer than answering.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ..errors import InputError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 __all__ = ["as_json_text", "bullets", "line", "nats", "print_json", "printable", "table", "write_atomically"]
 
@@ -53,56 +55,62 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-def _console() -> Console:
-    from rich.console import Console
+def _width() -> int:
+    return min(shutil.get_terminal_size().columns, WIDTH)
 
-    # NO_COLOR takes away bold too, which rich would keep
-    console = Console(highlight=False, soft_wrap=False, color_system=None if os.environ.get("NO_COLOR") else "auto")
-    console.width = min(console.width, WIDTH)
-    return console
+
+def _bold(text: str) -> str:
+    """Bold on a terminal that wants it, plain elsewhere."""
+    asked = sys.stdout.isatty() or os.environ.get("FORCE_COLOR")
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return click.style(text, bold=True) if asked and not plain else text
+
+
+def _say(text: str) -> None:
+    click.echo(text, color=True)  # styled or not is decided in `_bold`
 
 
 def line(text: str = "", *, bold: bool = False) -> None:
     """A paragraph, wrapped."""
-    from rich.text import Text
-
-    _console().print(Text(printable(text), style="bold" if bold else ""))
+    for part in textwrap.wrap(printable(text), _width()) or [""]:
+        _say(_bold(part) if bold else part)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
-    """A table with the first column to the left and the others to the right."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+    """A table with the first column to the left and the others to the right; the first is wrapped where it must be."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    heads = [name.split("\n") for name in columns]
+    tall = max(len(head) for head in heads)
+    heading = [list(row) for row in zip(*([""] * (tall - len(head)) + head for head in heads), strict=True)]
+    widths = [max(len(row[i]) for row in [*heading, *cells]) for i in range(len(columns))]
+    gap = "  " if sum(widths) + 2 * len(widths) <= _width() else " "
+    widths[0] = max(8, min(widths[0], _width() - sum(widths[1:]) - len(gap) * (len(widths) - 1)))
 
-    grid = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
-    for i, name in enumerate(columns):
-        grid.add_column(name, justify="right" if i else "left", overflow="fold", no_wrap=i > 0)
-    for row in rows:
-        grid.add_row(*(Text(printable(cell)) for cell in row))
-    console = _console()
-    if (
-        console.measure(grid, options=console.options.update(width=10 * WIDTH)).maximum > console.width
-    ):  # before the first column is broken, columns move together
-        grid.padding = 0
-    console.print(grid)
+    def show(row: Sequence[str]) -> None:
+        first, *more = textwrap.wrap(row[0], widths[0], drop_whitespace=False) or [""]
+        rest = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        for text in (gap.join([first.ljust(widths[0]), *rest]), *more):
+            _say(text.rstrip())
+
+    if title:
+        line(title, bold=True)
+    for row in heading:
+        show(row)
+    _say("─" * (sum(widths) + len(gap) * (len(widths) - 1)))
+    for row in cells:
+        show(row)
+    _say("")
 
 
 def bullets(title: str, sentences: Sequence[str]) -> None:
     """A titled list of sentences, wrapped with a hanging indent; nothing where there are none."""
     if not sentences:
         return
-    from rich.padding import Padding
-    from rich.table import Table
-    from rich.text import Text
-
-    console = _console()
     if title:
-        console.print(Text(title, style="bold"))
-    grid = Table.grid(padding=(0, 1))
+        line(title, bold=True)
     for sentence in sentences:
-        grid.add_row("-", Text(printable(sentence)))
-    console.print(Padding(grid, (0, 0, 0, 1), expand=False))
+        text = printable(sentence)
+        _say(textwrap.fill(text, _width(), initial_indent=" - ", subsequent_indent="   ", break_on_hyphens=False))
 
 
 def nats(loss: float | None, ends: Sequence[float] | None = None) -> str:

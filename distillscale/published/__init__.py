@@ -7,15 +7,14 @@ Rules of thumb in circulation live in `published.rules`.
 from __future__ import annotations
 
 import tomllib
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..lawset import Law, LawSet, draws_law
+
+if TYPE_CHECKING:
+    from ..lawset import Law, LawSet
 
 __all__ = ["DEFAULT", "catalogue", "load", "load_set", "names", "read_toml", "rule_names"]
 
@@ -70,12 +69,16 @@ def load(name: str) -> Law:
 
 def load_set(name_or_path: str | Path) -> LawSet:
     """A published set by name, or a law file that `fit` wrote, with its draws where it has them."""
+    from ..lawset import LawSet  # here, so that listing what there is starts without NumPy
+
     name = str(name_or_path)
     if (_HOME / f"{name}.toml").is_file() and "/" not in name:
         return _published(name)
     path = Path(name_or_path)
     if path.is_file() or path.suffix or "/" in name:
         return LawSet.read(path)
+    from difflib import get_close_matches
+
     near = get_close_matches(name, _all_names(), 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise InputError(
@@ -85,6 +88,8 @@ def load_set(name_or_path: str | Path) -> LawSet:
 
 @cache
 def _published(name: str) -> LawSet:
+    from ..lawset import LawSet
+
     data = read_toml(name)
     if data["form"] == "rule":
         raise InputError(f"law {name!r} is a rule of thumb without a loss; see `distillscale laws`, and use {DEFAULT}")
@@ -102,6 +107,10 @@ def _published(name: str) -> LawSet:
 
 
 def _read_draws(name: str, point: LawSet) -> Law:
+    import numpy as np
+
+    from ..lawset import draws_law
+
     with (_HOME / f"{name}.draws.csv").open(encoding="utf-8") as file:
         header = file.readline().strip().split(",")
         values = np.loadtxt(file, delimiter=",", ndmin=2)
