@@ -23,10 +23,10 @@ from .errors import InputError
 from .spec import RULES, RunSpec, nearest
 from .units import parse_count
 
-__all__ = ["Job", "read_job", "spec_of"]
+__all__ = ["TABLES", "Job", "read_job", "spec_of"]
 
 _PATHS: Final = {"data": "run", "out": "run", "trunk": "run", "cache": "distill"}
-_TABLES: Final = {
+TABLES: Final = {
     table: tuple(name for name, home in ({n: r.table for n, r in RULES.items()} | _PATHS).items() if home == table)
     for table in ("run", "distill")
 }
@@ -78,7 +78,7 @@ def _parsed(path: Path) -> tuple[RunSpec, dict[str, Path]]:
     for table, entries in tables.items():
         for name, value in entries.items():
             where = f"{path}: [{table}] {name}"
-            if name not in _TABLES[table]:
+            if name not in TABLES[table]:
                 raise InputError(f"{where} is not a key; {_hint(name, table)}")
             if name in _PATHS:
                 paths[name] = _path(where, value, path.parent)
@@ -111,9 +111,9 @@ def _tables(path: Path) -> dict[str, Mapping[str, Any]]:
         raise InputError(f"spec file {str(path)!r} must hold the tables run and distill; got a {type(found).__name__}")
     tables = cast("dict[str, object]", found)
     for name, entries in tables.items():
-        if name not in _TABLES:
-            home = next((t for t, names in _TABLES.items() if name in names), None)
-            hint = f"it belongs in the table [{home}]" if home else nearest(name, tuple(_TABLES))
+        if name not in TABLES:
+            home = next((t for t, names in TABLES.items() if name in names), None)
+            hint = f"it belongs in the table [{home}]" if home else nearest(name, tuple(TABLES))
             raise InputError(f"{path}: {name!r} is not a table; {hint}")
         if not isinstance(entries, dict):
             raise InputError(f"{path}: {name} must be a table; got {entries!r}; write [{name}] above its keys")
@@ -123,8 +123,8 @@ def _tables(path: Path) -> dict[str, Mapping[str, Any]]:
 
 
 def _hint(name: str, table: str) -> str:
-    other = next((t for t, names in _TABLES.items() if t != table and name in names), None)
-    return f"it belongs in the table [{other}]" if other else nearest(name, _TABLES[table])
+    other = next((t for t, names in TABLES.items() if t != table and name in names), None)
+    return f"it belongs in the table [{other}]" if other else nearest(name, TABLES[table])
 
 
 def _path(where: str, value: object, home: Path) -> Path:

@@ -35,6 +35,9 @@ _NARROW = 256
 _CONTEXT = 1024
 """Tokens in a sequence that `evaluate` measures on, unless the model sees fewer or the user says otherwise."""
 
+_EVERY_SECONDS = 30.0
+"""Between lines of progress where stderr is no terminal."""
+
 _run_options = (
     click.argument("spec", metavar="SPEC", type=click.Path(path_type=Path)),
     click.option("--dry-run", is_flag=True, help="Time a few steps and say what the run would take; write nothing."),
@@ -215,7 +218,7 @@ def _telling(what: str, quiet: bool) -> Generator[Callable[[int, int, str], None
         yield tell
 
 
-def _lines(what: str, seconds: float = 30.0) -> Callable[[int, int, str], None]:
+def _lines(what: str) -> Callable[[int, int, str], None]:
     begun = time.monotonic()
     told, first = [begun], list[int]()
 
@@ -224,7 +227,7 @@ def _lines(what: str, seconds: float = 30.0) -> Callable[[int, int, str], None]:
 
         now = time.monotonic()
         first.append(done) if not first else None
-        if now - told[0] >= seconds and done > first[0]:
+        if now - told[0] >= _EVERY_SECONDS and done > first[0]:
             told[0] = now
             left = (total - done) * (now - begun) / (done - first[0])
             click.echo(f"{what}: {done / total:.0%}, {said}, {format_duration(left)} left", err=True)

@@ -48,7 +48,7 @@ def rms_norm(x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
 
 
 def rms_norm_plain(x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
-    return F.rms_norm(x, x.shape[-1:], gain_D, eps)
+    return F.rms_norm(x, x.shape[-1:], gain_D.to(x.dtype), eps)  # autocast leaves gains in fp32
 
 
 class _RMSNorm(torch.autograd.Function):

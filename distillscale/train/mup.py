@@ -1,18 +1,20 @@
 """µP: how init, learning rate and weight decay of each tensor follow from its width; knows no loss, data or loop.
 
 µP (simple), Wortsman et al. 2023 (arXiv:2309.14322) after Yang et al. 2022 (arXiv:2203.03466), for Adam. With w the
-width, i.e. the fan-in of a matrix, and w₀ the same at the base width, where both parametrisations agree:
+fan-in of a matrix, w₀ the same at the base width, and η the learning rate that the user gives:
 
-    tensor                         init std          learning rate      multiplier of its output
-    embedding (tied or not)        σ                 η                  -
-    readout (tied or not)          σ (0 if untied)   η                  w₀/w
-    hidden matrices                1/√w              η w₀/w             -
-    ... that end a residual branch 0                 η w₀/w             -
-    gains of norms                 1                 η                  -
-    queries · keys                 -                 -                  √64/d_head, in place of 1/√d_head
+    tensor                          init std              learning rate     what multiplies its output
+    embedding, tied or not          0.1                   η                 -
+    readout, tied or not            0.1, or 0 if untied   η                 w₀/(4 w)
+    hidden matrix                   1/√w                  η w₀/w            -
+    ... at a residual branch's end  0                     η w₀/w            -
+    gain of a norm                  1                     η                 -
+    queries · keys                  -                     -                 8/d_head, which is 1/√d_head at 64
 
-The standard parametrisation has η for every tensor, 1/√w for every hidden matrix (those that end a residual branch
-divided by √(2 layers) besides), no multiplier and 1/√d_head.
+What decides the transfer is how each entry depends on the width; the constants (0.1, 1/4, zeros, 64, and the base
+width) are chosen so that the paper's η = 0.01 is near the best on real text (docs/lr_transfer.svg). In the standard
+parametrisation every matrix, embedding included, has std 1/√w (divided by √(2 layers) at the end of a branch) and
+learning rate η, nothing is multiplied, and attention has 1/√d_head.
 """
 
 # torch's functions are partly untyped:
@@ -47,11 +49,12 @@ __all__ = [
 ]
 
 BASE_WIDTH = 128
-"""d_model at which µP and the standard parametrisation have the same learning rates."""
+"""w₀ of a matrix that reads the residual stream: d_model at which every tensor has the rate η."""
+READOUT = 0.25
+"""Multiplier of the logits at the base width: a token's logit for itself starts near 3, whatever the width."""
 HEAD_WIDTH = 64
-"""d_head at which the two scales of attention agree, the commonest one."""
-EMBEDDING_STD = 0.02
-"""σ, the same at every width; the standard parametrisation uses it too."""
+"""d_head at which attention has the usual scale."""
+EMBEDDING_STD = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,8 +75,8 @@ def attention_scale(d_head: int, parametrisation: str) -> float:
 
 
 def readout_multiplier(d_model: int, parametrisation: str, base_width: int) -> float:
-    """What logits are multiplied by: w₀/w under µP."""
-    return base_width / d_model if parametrisation == "mup" else 1.0
+    """What logits are multiplied by: w₀/(4 w) under µP."""
+    return READOUT * base_width / d_model if parametrisation == "mup" else 1.0
 
 
 def rules(model: Transformer) -> dict[str, Rule]:
@@ -85,12 +88,11 @@ def _rule(model: Transformer, name: str, parameter: Tensor) -> Rule:
     kind, mup = name.rpartition(".")[2], model.parametrisation == "mup"
     if parameter.ndim == 1:
         return Rule(std=None, lr_factor=1.0, decays=False)
-    if kind == "embedding":
-        return Rule(std=EMBEDDING_STD, lr_factor=1.0, decays=True)
-    if kind == "head":
-        return Rule(std=0.0 if mup else EMBEDDING_STD, lr_factor=1.0, decays=True)
     fan_in = parameter.shape[1]
     std = 1.0 / math.sqrt(fan_in)
+    if kind in ("embedding", "head"):
+        drawn = EMBEDDING_STD if kind == "embedding" else 0.0
+        return Rule(std=drawn if mup else std, lr_factor=1.0, decays=True)
     if kind in ("out", "down"):
         std = 0.0 if mup else std / math.sqrt(2 * model.arch.layers)
     base = model.base_width * (FFN_RATIO if kind == "down" else 1.0)
