@@ -63,7 +63,10 @@ def fit(
             return _without_law(form, rows, settings, first)
     prepared = prepare(rows, form, objective=objective, delta=delta, bounds=bounds, supervised=sup_law)
     stage = _Stage(rows, prepared, clusters_of(rows, cluster, distils=form.distils))
-    return _assemble(stage, first, settings, held, hold_out, table)
+    found = _assemble(stage, first, settings, held, hold_out, table)
+    if isinstance(supervised, LawSet):
+        found = replace(found, supervised_residual_sd=supervised.residual.supervised)
+    return found
 
 
 def bootstrap(table: RunTable, law: str = "chinchilla", count: int = 4000, **settings: Any) -> Fit:

@@ -68,6 +68,8 @@ class Fit:
     regime: Mapping[str, Ends] = field(default_factory=dict[str, Ends])
     warnings: tuple[str, ...] = ()
     source: str = ""
+    supervised_residual_sd: float | None = None
+    """Of the supervised law that was given, where its set knows it."""
     supervised_fit: Fit | None = None
     """The first stage of a distillation fit that took its supervised law from the table."""
 
@@ -91,7 +93,9 @@ class Fit:
         first = self.supervised_fit
         residual = Residual(supervised=self.residual_sd)
         if isinstance(law, DistillationLaw):
-            residual = Residual(supervised=first.residual_sd if first else None, distillation=self.residual_sd)
+            residual = Residual(
+                supervised=first.residual_sd if first else self.supervised_residual_sd, distillation=self.residual_sd
+            )
         caveats = [] if self.outcome is Outcome.CONVERGED else [f"{self.outcome.value} ({self.reason})"]
         return LawSet(
             name=name,

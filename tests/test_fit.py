@@ -18,7 +18,7 @@ from distillscale.estimate import predict, prepare
 from distillscale.fit import Fit, fit
 from distillscale.forms import form_named
 from distillscale.laws import DistillationLaw, SupervisedLaw
-from distillscale.lawset import LawSet
+from distillscale.lawset import LawSet, Residual
 from distillscale.outcome import Outcome
 from distillscale.runs import RunTable, read
 
@@ -478,3 +478,11 @@ def test_a_fit_is_a_value() -> None:
     assert isinstance(found, Fit)
     with pytest.raises(AttributeError):
         found.rows = 3  # type: ignore[misc]
+
+
+def test_a_given_supervised_law_lends_its_residual_error() -> None:
+    """Without it the supervised side of a plan would look exact."""
+    lent = LawSet(name="lent", form="supervised", law=SUPERVISED, residual=Residual(supervised=0.0123))
+    table = student_study(DISTILLATION, np.random.default_rng(0), noise=0.002)
+    assert fit(table, "distillation", supervised=lent).to_lawset("x").residual.supervised == 0.0123
+    assert fit(table, "distillation", supervised=SUPERVISED).to_lawset("x").residual.supervised is None
