@@ -160,8 +160,12 @@ class _Whole:
         self.t.sub_(self.t.amax(-1, keepdim=True))
         torch.exp(self.t, out=self.p)
         self.total = self.p.sum(-1, keepdim=True)
-        self.entropy = self.total.log() - _dot(self.p, self.t) / self.total
-        self.mean = _dot(self.p, u) / self.total
+        self.entropy = self.total.log() - self._mean(self.t)
+        self.mean = self._mean(u)
+
+    def _mean(self, x: Tensor) -> Tensor:
+        """Σ p·x; `t` is free to hold the terms."""
+        return torch.mul(self.p, x, out=self.t).sum(-1, keepdim=True) / self.total
 
     def after(self, e: Tensor, total: Tensor, log_total: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """KD, the teacher's entropy and how much of q its gradient holds, now that `e` holds exp(u)."""
