@@ -38,17 +38,20 @@ class RunFolder:
         """Where the trained weights are once the run is done."""
         return self.path / "model"
 
-    def begin(self, spec: RunSpec) -> RunRecord | None:
-        """Set the folder up for `spec`, or its record where it is done; a folder of another run is refused."""
+    def look(self, spec: RunSpec) -> RunRecord | None:
+        """The record where the run is done; a folder of another run is refused."""
         written, record = self.path / "spec.json", self.path / "record.json"
         if written.exists():
             _same(spec, self.spec(), self.path)
         elif record.exists() or checkpoint.steps(self.checkpoints):
             raise InputError(f"{str(self.path)!r} holds a run without its spec.json; restore it or name another folder")
-        else:
-            write_json(written, spec.to_json())
-        checkpoint.sweep(self.checkpoints)
         return RunRecord.read(record) if record.exists() else None
+
+    def begin(self, spec: RunSpec) -> None:
+        """The spec, once; and nothing of what killed processes left half written."""
+        checkpoint.sweep(self.checkpoints)
+        if not (self.path / "spec.json").exists():
+            write_json(self.path / "spec.json", spec.to_json())
 
     def spec(self) -> RunSpec:
         """The spec that the run was begun with."""

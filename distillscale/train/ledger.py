@@ -14,12 +14,12 @@ from ..cost import TRAINING_PASSES
 from ..record import RunRecord
 from ..spec import RunSpec
 from .machine import matmul_peak, versions
+from .teaching import Lesson, stream_of
 
 if TYPE_CHECKING:
     from .data import TokenData
     from .evaluate import Evaluation
     from .student import Moved, Student
-    from .teaching import Lesson
 
 __all__ = ["Ledger", "Stopwatch", "record_of"]
 
@@ -98,12 +98,7 @@ def record_of(
     """The record of a run that ended: completed with its evaluation `found`, diverged without one."""
     teacher = None if lesson is None else lesson.teacher
     arch, steps, threads = student.model.arch, student.step, torch.get_num_threads()
-    stream = data.stream(
-        context=spec.context,
-        half=spec.data_half,
-        seed=spec.seed,
-        unique_tokens=spec.unique_tokens,
-    )
+    stream = stream_of(spec, data)
     peak = matmul_peak(student.device, student.precision, threads)
     flops, wall = ledger.flops_student + ledger.flops_teacher, ledger.steps.wall
     return RunRecord(

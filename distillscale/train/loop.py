@@ -30,7 +30,7 @@ from .ledger import Ledger, Stopwatch, record_of
 from .machine import pick_device, pick_precision, synchronise, versions
 from .schedule import branch_step
 from .student import Micro, Moved, Student, build
-from .teaching import Lesson, lesson_of
+from .teaching import Lesson, lesson_of, stream_of
 
 if TYPE_CHECKING:
     from .cache import TargetCache
@@ -125,7 +125,8 @@ def run_many(
 
     Their specs must agree in everything that decides the batches and the teacher's pass; lengths may differ.
     """
-    _check(specs, outs, data)
+    trunks = trunks or [None] * len(specs)
+    _check(specs, outs, trunks, data)
     device = pick_device()
     lesson = lesson_of(specs[0], data, teacher, cache)
     with ExitStack() as stack:
@@ -135,7 +136,7 @@ def run_many(
             path.mkdir(parents=True, exist_ok=True)
             claim = stack.enter_context(claimed(path))
             one = _Run(spec, RunFolder(path), data, lesson, claim, saving or Saving(), study)
-            one.begin(trunks[i] if trunks else None, start, resume, device)
+            one.begin(trunks[i], start, resume, device)
             stack.callback(one.close)
             runs.append(one)
         _loop(runs, data, lesson, device, progress, stop)
@@ -146,7 +147,10 @@ def run_many(
 _SHARED = ("context", "batch_tokens", "micro_batch_tokens", "seed", "unique_tokens", "data_half", "teacher", "targets")
 
 
-def _check(specs: Sequence[RunSpec], outs: Sequence[str | Path], data: TokenData) -> None:
+def _check(
+    specs: Sequence[RunSpec], outs: Sequence[str | Path], trunks: Sequence[str | Path | None], data: TokenData
+) -> None:
+    """Everything that can be known to be wrong before a folder is made."""
     if not specs or len(specs) != len(outs):
         raise InputError(f"runs need one folder each; got {len(specs)} specs and {len(outs)} folders")
     if len({Path(out).resolve() for out in outs}) < len(outs):
@@ -162,6 +166,19 @@ def _check(specs: Sequence[RunSpec], outs: Sequence[str | Path], data: TokenData
             raise InputError(
                 f"the data's hash is {data.hash}, the spec wants {spec.data_hash}; use the data it was made for"
             )
+        spec.arch(data.vocab)
+        data.validation(spec.context, spec.eval_tokens)
+    stream_of(specs[0], data)
+    for spec, out, trunk in zip(specs, outs, trunks, strict=True):
+        if trunk is not None and not (Path(out) / "spec.json").exists():
+            _branch_of(RunFolder(Path(trunk)), spec)
+
+
+def _branch_of(trunk: RunFolder, spec: RunSpec) -> int:
+    """The step of the trunk that the run starts from."""
+    theirs = trunk.spec()
+    kept = [step for step in checkpoint.steps(trunk.checkpoints) if step in theirs.branch_steps]
+    return branch_step(theirs, spec, kept)
 
 
 class _Run:
@@ -190,7 +207,7 @@ class _Run:
             raise InputError(f"{str(self.folder.path)!r} already holds a run; resume it, or name another folder")
         if start is None and self.spec.start is not None:
             raise InputError(f"the spec starts from {self.spec.start!r}, which is missing; give that model")
-        self.record = self.folder.begin(self.spec)
+        self.record = self.folder.look(self.spec)
         if self.record is not None:
             return
         found = self.folder.latest()
@@ -204,6 +221,7 @@ class _Run:
             self.student.restore(found.step, found.tensors)
             self.ledger = Ledger(**found.state["ledger"])
         self.ledger.sessions += 1
+        self.folder.begin(self.spec)
         self.metrics = self.folder.open_metrics(self.student.step)
 
     def _check_origin(self, state: Any) -> None:
@@ -222,9 +240,7 @@ class _Run:
         }
 
     def _branch(self, trunk: RunFolder) -> checkpoint.Checkpoint:
-        spec = trunk.spec()
-        kept = [step for step in checkpoint.steps(trunk.checkpoints) if step in spec.branch_steps]
-        found = checkpoint.load(trunk.checkpoints, branch_step(spec, self.spec, kept))
+        found = checkpoint.load(trunk.checkpoints, _branch_of(trunk, self.spec))
         self._check_origin(found.state)
         ledger = {**found.state["ledger"], "sessions": 0, "branched_at": found.step * self.spec.batch_tokens}
         return checkpoint.Checkpoint(found.step, found.tensors, {**found.state, "ledger": ledger})
@@ -318,12 +334,7 @@ def _loop(
     stop: Callable[[], bool] | None,
 ) -> None:
     spec = runs[0].spec
-    stream = data.stream(
-        context=spec.context,
-        half=spec.data_half,
-        seed=spec.seed,
-        unique_tokens=spec.unique_tokens,
-    )
+    stream = stream_of(spec, data)
     meter = _Meter(runs)
     for one in runs:
         if one.active and one.complete:  # killed between its last step and its record

@@ -18,7 +18,7 @@ from ..spec import RunSpec
 from .evaluate import evaluate_model
 from .machine import matmul_peak, pick_device, pick_precision, synchronise
 from .student import Micro, Student, build
-from .teaching import Lesson, lesson_of
+from .teaching import Lesson, lesson_of, stream_of
 
 if TYPE_CHECKING:
     from .cache import TargetCache
@@ -74,7 +74,7 @@ def rehearse(
     """Build the run's model, make some of its steps in memory, and reckon."""
     device = pick_device()
     lesson = lesson_of(spec, data, teacher, cache)
-    stream = data.stream(context=spec.context, half=spec.data_half, seed=spec.seed, unique_tokens=spec.unique_tokens)
+    stream = stream_of(spec, data)
     student = Student(spec, build(spec, data.vocab, device), pick_precision(spec.precision, device))
     per_step = _time_steps(student, stream, lesson)
     arch, tokens = student.model.arch, spec.steps * spec.batch_tokens

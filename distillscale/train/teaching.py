@@ -18,10 +18,10 @@ from .cache import CacheKey, CacheWriter, TargetCache
 from .logits import HiddenTargets, Targets
 
 if TYPE_CHECKING:
-    from .data import Ids, TokenData
+    from .data import Ids, Stream, TokenData
     from .hf import Teacher
 
-__all__ = ["Lesson", "cache_key", "fill_cache", "lesson_of"]
+__all__ = ["Lesson", "cache_key", "fill_cache", "lesson_of", "stream_of"]
 
 
 class Lesson(Protocol):
@@ -92,6 +92,11 @@ def lesson_of(spec: RunSpec, data: TokenData, teacher: Teacher | None, cache: Ta
     return Cached(cache, teacher, biased=spec.targets == "biased-topk")
 
 
+def stream_of(spec: RunSpec, data: TokenData) -> Stream:
+    """The batches that the spec trains on."""
+    return data.stream(context=spec.context, half=spec.data_half, seed=spec.seed, unique_tokens=spec.unique_tokens)
+
+
 def _kind(spec: RunSpec) -> str:
     """What the cache is called: it keeps top-k with its tail, and only the reading is biased."""
     return "topk" if spec.targets == "biased-topk" else spec.targets
@@ -125,7 +130,7 @@ def fill_cache(
     `progress` is told the samples passed and their number.
     """
     key = cache_key(spec, data, teacher)
-    stream = data.stream(context=spec.context, half=spec.data_half, seed=spec.seed, unique_tokens=spec.unique_tokens)
+    stream = stream_of(spec, data)
     total = min(spec.steps * spec.sequences, stream.unique_samples)
     with CacheWriter(root, key, teacher.output_weight) as writer:
         for first in range(0, total, spec.micro_sequences):
