@@ -18,7 +18,7 @@ import torch
 from cli_support import invoke
 from train_support import token_data
 
-from distillscale.cli import cli, main
+from distillscale.cli import cli
 from distillscale.cli.data_prepare import data as data_group
 from distillscale.cli.training import distill, evaluate, train
 from distillscale.train import loop
@@ -170,7 +170,7 @@ def test_an_interrupted_run_says_how_to_go_on(home: Path) -> None:
     (home / "long.toml").write_text(TEACHER.replace("runs/teacher", "runs/long").replace("2560", "64_000_000"))
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_cli_train\n"
-        "sys.argv = ['distillscale', 'train', 'long.toml']; test_cli_train.main()"
+        "sys.argv = ['distillscale', 'train', 'long.toml']; from distillscale.cli import main; main()"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=home, stderr=subprocess.PIPE, text=True)
     metrics, limit = home / "runs" / "long" / "spec.json", time.monotonic() + 100

@@ -515,6 +515,7 @@ def test_evaluation_measures_the_tokens_it_is_given(data: TokenData) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns of torch
 def test_a_compiled_run_trains_as_an_eager_one(tmp_path: Path, data: TokenData) -> None:
     losses = [
         run(spec(compile=compiled, tokens=60 * 64), data=data, out=tmp_path / str(compiled)).loss

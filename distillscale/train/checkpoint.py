@@ -79,11 +79,11 @@ def save(home: Path, step: int, tensors: Mapping[str, Tensors], state: Mapping[s
         shutil.rmtree(draft, ignore_errors=True)
         size = sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
         left = steps(home)
-        kept = f"the one of step {left[-1]} is intact" if left else "there is none before it"
+        kept = f"the one of step {left[-1]} is intact and resumes" if left else "the run has none yet and begins anew"
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise InputError(
-            f"the checkpoint of step {step} could not be written to {str(home)!r}: {reason}; {kept}; make room for "
-            f"{format_bytes(size)} and start the run again, it resumes there"
+            f"the checkpoint of step {step} could not be written to {str(home)!r}: {reason}; {kept} when "
+            f"there is room for {format_bytes(size)}; free it and start the run again"
         ) from None
     return final
 
