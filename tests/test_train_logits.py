@@ -147,7 +147,7 @@ def test_divergence_over_top_k_and_tail_grows_with_k_towards_the_whole() -> None
     """Merging classes never raises a KL (data processing): each k is a lower bound of the next."""
     t = teacher(40, 200)
     hidden, weight, labels = student(40, 200)
-    kl = [target_loss(hidden, weight, top_k_targets(t, k), labels)[1].kd for k in (1, 2, 5, 20, 80, 199, 200)]
+    kl = [target_loss(hidden, weight, top_k_targets(t, k), labels)[1].kd for k in (1, 2, 5, 20, 80, 150, 200)]
     assert kl == sorted(kl)
     assert kl[0] > 0
     assert kl[-1] == pytest.approx(target_loss(hidden, weight, t, labels)[1].kd, rel=1e-9)

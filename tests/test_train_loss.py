@@ -12,8 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_train import Dense, dense_loss, teacher_logprobs
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from distillscale.errors import InputError
+from distillscale.train import loss as loss_module
+from distillscale.train.logits import HiddenTargets, Targets, sampled_targets, top_k_targets
 from distillscale.train.loss import (
     default_chunk,
     distillation_loss,
@@ -379,6 +382,58 @@ def test_the_chunk_changes_nothing(chunk: int) -> None:
     assert float(want[0]) == pytest.approx(float(got[0]), rel=1e-6)
     for a, b in zip(want[2:], got[2:], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(("block", "columns"), [(1, 7), (150, 1024), (2**25, 10**9)], ids=["rows", "blocks", "gpu"])
+@pytest.mark.parametrize("kind", ["whole", "tail", "biased", "sampled", "none"])
+def test_blocks_and_columns_change_nothing(
+    kind: str, block: int, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row by row and column by column, or all at once as on a GPU: one result."""
+    c = case(20, 50, 8, 8)
+    t = HiddenTargets(c.hidden_T, c.weight_T)
+    targets: dict[str, Targets | None] = {
+        "whole": t,
+        "tail": top_k_targets(t, 5),
+        "biased": top_k_targets(t, 5, biased=True),
+        "sampled": sampled_targets(t, 5, generator=torch.Generator().manual_seed(0)),
+        "none": None,
+    }
+
+    def at() -> tuple[Any, ...]:
+        hidden, weight = (x.clone().requires_grad_() for x in (c.hidden, c.weight))
+        lam = 0.0 if kind == "none" else 0.6
+        loss, parts = target_loss(hidden, weight, targets[kind], c.labels, lam=lam, z_weight=0.1, chunk=7)
+        return loss.detach(), parts.sums, *torch.autograd.grad(loss, (hidden, weight))
+
+    want = at()
+    monkeypatch.setattr(loss_module, "_BLOCK_ELEMENTS", {"cpu": block})
+    monkeypatch.setattr(loss_module, "_COLUMNS", columns)
+    for a, b in zip(want, at(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+class Largest(TorchDispatchMode):
+    """Elements of the largest tensor that any operation made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return out
+
+
+def test_no_tensor_is_larger_than_chunk_times_vocabulary() -> None:
+    """Nor than the weight's gradient; for every divergence, with and without temperature."""
+    c = case(500, 1000, 4, 4)
+    for divergence in DIVERGENCES:
+        for tau in (1.0, 2.0):
+            with Largest() as seen:
+                fused(c, lam=0.5, tau=tau, divergence=divergence, chunk=10)
+            assert seen.elements == 10 * 1000
 
 
 def test_a_vocabulary_of_262144() -> None:

@@ -40,7 +40,7 @@ __all__ = [
 IGNORED = -100
 _CHUNK_ELEMENTS = {"cpu": 2**22}  # logits at once: 16 MiB of float32 for each model, half of a usual last-level cache
 _CHUNK_ELEMENTS_ELSEWHERE = 2**26
-_BLOCK_ELEMENTS = {"cpu": 2**18}  # rows treated at once between the products: 1 MiB stays in the second-level cache
+_BLOCK_ELEMENTS = {"cpu": 2**19}  # logits treated at once between the products: they stay in a near cache
 _BLOCK_ELEMENTS_ELSEWHERE = 2**25
 _COLUMNS = 1024  # outputs a product makes at once on a CPU; a wider weight is packed worse
 

@@ -13,7 +13,8 @@ With z the student's and t the teacher's logits of one token, q = softmax(z/τ),
            ½ q·(u − Σ q u), u = log q/m           jsd
 
 Equations of Busbridge et al. 2025. Sums that would cancel are taken of terms of one sign: logits are shifted by their
-row's maximum before any product with a probability.
+row's maximum before any product with a probability. Shifted logits are kept in bits, (z − max z)·log₂ e, because 2^x
+costs half of what e^x does.
 
 Shapes: R rows, V vocabulary, K classes of a sparse target.
 """
@@ -38,6 +39,7 @@ __all__ = ["Divergence", "Terms", "Values", "loss_rows"]
 
 Divergence = Literal["forward", "reverse", "jsd"]
 LOG2 = math.log(2)
+LOG2E = math.log2(math.e)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,8 +84,8 @@ def loss_rows(
     `teacher` is t/τ (R, V), which is used up, or the classes of a sparse target, or None. `scratch` is (R, V).
     """
     top = z.amax(-1, keepdim=True)
-    z.sub_(top)
-    ntp = -z.gather(1, labels[:, None])
+    _to_bits(z, top)
+    ntp = z.gather(1, labels[:, None]) * -LOG2
     kd = entropy = share = torch.zeros_like(ntp)
     together: _Whole | _Sparse | None = None  # one softmax serves every term
     apart: Tensor | None = None  # λτ·g
@@ -92,7 +94,7 @@ def loss_rows(
         together.before(z)
     elif teacher is not None:
         kd, entropy, apart = _apart(z / terms.tau, teacher, terms, scratch, gradient)
-    total = z.exp_().sum(-1, keepdim=True)
+    total = z.exp2_().sum(-1, keepdim=True)
     log_total = total.log()
     ntp += log_total
     if together is not None:
@@ -112,14 +114,14 @@ def loss_rows(
 def _apart(
     u: Tensor, teacher: Tensor | Classes, terms: Terms, scratch: Tensor, gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """KD, the teacher's entropy and λτ·g for shifted logits `u` = z/τ (used up): a softmax of its own."""
+    """KD, the teacher's entropy and λτ·g for logits `u` = z/τ in bits (used up): a softmax of its own."""
     factor = terms.lam * terms.tau
     if terms.divergence != "forward":
         assert isinstance(teacher, Tensor)  # `loss` refuses the others
         return _symmetric(u, teacher, terms.divergence, factor)
     side = _side(teacher, scratch)
     side.before(u)
-    total = u.exp_().sum(-1, keepdim=True)
+    total = u.exp2_().sum(-1, keepdim=True)
     kd, entropy, share = side.after(u, total, total.log())
     if gradient:
         u.mul_(factor * share / total)
@@ -129,7 +131,7 @@ def _apart(
 
 def _symmetric(u: Tensor, t: Tensor, divergence: str, factor: float) -> tuple[Tensor, Tensor, Tensor]:
     """Reverse KL and JSD, which need log p and log q side by side."""
-    log_q = u.log_softmax(-1)
+    log_q = u.mul_(LOG2).log_softmax(-1)
     log_p = t.log_softmax(-1)
     ratio = log_q - log_p
     p, q = log_p.exp(), log_q.exp_()
@@ -156,19 +158,19 @@ class _Whole:
         self.t, self.p = t, scratch
 
     def before(self, u: Tensor) -> None:
-        """While `u` still holds logits."""
-        self.t.sub_(self.t.amax(-1, keepdim=True))
-        torch.exp(self.t, out=self.p)
+        """While `u` still holds logits in bits."""
+        _to_bits(self.t, self.t.amax(-1, keepdim=True))
+        torch.exp2(self.t, out=self.p)
         self.total = self.p.sum(-1, keepdim=True)
         self.entropy = self.total.log() - self._mean(self.t)
         self.mean = self._mean(u)
 
     def _mean(self, x: Tensor) -> Tensor:
-        """Σ p·x; `t` is free to hold the terms."""
-        return torch.mul(self.p, x, out=self.t).sum(-1, keepdim=True) / self.total
+        """Σ p·x in nats, x in bits; `t` is free to hold the terms."""
+        return torch.mul(self.p, x, out=self.t).sum(-1, keepdim=True) * (LOG2 / self.total)
 
     def after(self, e: Tensor, total: Tensor, log_total: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """KD, the teacher's entropy and how much of q its gradient holds, now that `e` holds exp(u)."""
+        """KD, the teacher's entropy and how much of q its gradient holds, now that `e` holds 2^u."""
         return log_total - self.mean, self.entropy, torch.ones_like(total)
 
     def subtract(self, gradient: Tensor, factor: float) -> None:
@@ -188,12 +190,12 @@ class _Sparse:
         self.entropy = classes.entropy[:, None]
 
     def before(self, u: Tensor) -> None:
-        """While `u` still holds logits."""
-        self.mean = _dot(self.mass, u.gather(1, self.ids))
+        """While `u` still holds logits in bits."""
+        self.mean = _dot(self.mass, u.gather(1, self.ids)) * LOG2
         self.at = self.mass
 
     def after(self, e: Tensor, total: Tensor, log_total: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """KD, the teacher's entropy and how much of q its gradient holds, now that `e` holds exp(u)."""
+        """KD, the teacher's entropy and how much of q its gradient holds, now that `e` holds 2^u."""
         share = self.mass.sum(-1, keepdim=True)
         kd = share * log_total - self.mean
         if self.tail is None:
@@ -209,6 +211,11 @@ class _Sparse:
     def subtract(self, gradient: Tensor, factor: float) -> None:
         """The part of λτ·g that is not a multiple of q; an id that was drawn twice counts twice."""
         gradient.scatter_add_(1, self.ids, -factor * self.at)
+
+
+def _to_bits(z: Tensor, top: Tensor) -> None:
+    """(z − top)·log₂ e in place, in one pass."""
+    torch.add(top * -LOG2E, z, alpha=LOG2E, out=z)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
