@@ -30,10 +30,12 @@ SEQUENCES, CONTEXT, VOCAB, LAYERS = 16, 128, 512, 3
 GOALS = ((64, 32, 0.45), (128, 32, 0.60), (256, 64, 0.70))
 # a kind of work and the beginnings of its operators' names, first match wins
 KINDS = {
-    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),
-    "attention (its FLOPs count half: causal)": ("aten::_scaled_dot_product",),
+    "attention (its FLOPs count half: causal)": (
+        *("aten::_scaled_dot_product", "aten::bmm", "aten::baddbmm", "aten::_softmax"),
+    ),
+    "matrix products": ("aten::mm", "aten::addmm"),
     "silu and its gradient": ("aten::silu",),
-    "softmax of the loss": ("aten::_log_softmax", "aten::exp", "aten::logsumexp", "aten::_softmax"),
+    "softmax of the loss": ("aten::exp", "aten::amax", "aten::logsumexp", "aten::gather"),
     "norms, rotation, gate, residuals": (
         *("aten::mul", "aten::addcmul", "aten::add", "aten::sum", "aten::mv", "aten::pow", "aten::rsqrt"),
         *("aten::square", "aten::div", "aten::copy_", "aten::cat", "aten::neg", "aten::sub"),

@@ -233,6 +233,7 @@ PAIRS: dict[str, Pair] = {
     "rms_norm": (fused.rms_norm, fused.rms_norm_plain),
     "gate": (fused.gate, fused.gate_plain),
     "heads": (fused.heads, fused.heads_plain),
+    "attention": (fused.attention, fused.attention_plain),
 }
 
 
@@ -247,6 +248,8 @@ def arguments_of(name: str, dtype: Any, B: int, T: int, K: int, group: int, P: i
         return draw(B, T, E), draw(E), 1e-6
     if name == "gate":
         return (draw(B, T, E),)
+    if name == "attention":  # as `heads` gives them, not contiguous; some sequences longer than a block of rows
+        return *(draw(B, 17 * T, K, E).transpose(1, 2) for _ in range(3)), 0.3
     turns = fused.rotations(T, E, 1e4, torch.complex128 if dtype == torch.float64 else torch.complex64)
     return draw(B, T, H + 2 * K, E), draw(E), draw(E), turns[:, None].expand(-1, H + K, -1).contiguous(), 1e-6
 
@@ -258,6 +261,7 @@ def results(function: Callable[..., Any], arguments: tuple[Any, ...]) -> list[An
     generator = torch.Generator().manual_seed(9)
     weighed = sum((x * torch.randn(x.shape, dtype=x.dtype, generator=generator)).sum() for x in outputs)
     wanted = [x for x in arguments if isinstance(x, torch.Tensor) and x.requires_grad]
+    assert wanted
     return [*outputs, *torch.autograd.grad(weighed, wanted)]
 
 

@@ -1,4 +1,4 @@
-"""Norm, heads and gate with gradients written by hand; knows tensors, not the model.
+"""Norm, heads, attention and gate with gradients written by hand; knows tensors, not the model.
 
 On a CPU a small transformer spends more on passes over memory than its products warrant. Each function here does in
 few passes, in place where it may, what autograd does in many; each has a plain twin of the same signature, which
@@ -24,6 +24,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 __all__ = [
+    "SHORT",
+    "attention",
+    "attention_plain",
     "gate",
     "gate_plain",
     "heads",
@@ -35,6 +38,10 @@ __all__ = [
     "rotate",
     "rotations",
 ]
+
+SHORT = 256
+"""Longest sequence whose attention probabilities are kept for the backward pass, B·H·T² numbers at most."""
+_ROWS = 64
 
 
 def pays(x: Tensor) -> bool:
@@ -167,6 +174,60 @@ class _Heads(torch.autograd.Function):
         torch.mul(dy_BTAE, inverse_BTA1, out=dqkv_BTCE[:, :, :A])
         dqkv_BTCE[:, :, A:] = dv_BKTE.transpose(1, 2)
         return dqkv_BTCE, dgain_AE[:H].sum(0), dgain_AE[H:].sum(0), None, None
+
+
+def attention(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, scale: float) -> Tensor:
+    """softmax(scale · q kᵀ, causal) v for each head; K < H heads of keys serve groups of queries."""
+    H, T, K = q_BHTE.shape[1], q_BHTE.shape[2], k_BKTE.shape[1]
+    if H == K and T <= SHORT and q_BHTE.requires_grad and pays(q_BHTE):
+        return _Attention.apply(q_BHTE, k_BKTE, v_BKTE, scale)  # pyright: ignore
+    return attention_plain(q_BHTE, k_BKTE, v_BKTE, scale)
+
+
+def attention_plain(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, scale: float) -> Tensor:
+    grouped = q_BHTE.shape[1] != k_BKTE.shape[1]
+    return F.scaled_dot_product_attention(q_BHTE, k_BKTE, v_BKTE, is_causal=True, scale=scale, enable_gqa=grouped)
+
+
+class _Attention(torch.autograd.Function):
+    """`_ROWS` queries at a time against the keys before them; their probabilities are kept, not computed again.
+
+    With P the probabilities of some queries:  dV = Pᵀ dO,  dS = softmax'(P, dO Vᵀ),  dQ = s dS K,  dK = s dSᵀ Q.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, scale: float) -> Tensor:
+        B, H, T, E = q_BHTE.shape
+        q, k, v = (x.reshape(B * H, T, E) for x in (q_BHTE, k_BHTE, v_BHTE))
+        out_BTHE = q.new_empty(B, T, H, E)
+        later = q.new_full((_ROWS, _ROWS), -torch.inf).triu_(1)
+        nothing, kept = q.new_empty(()), list[Tensor]()
+        for start in range(0, T, _ROWS):
+            end = min(start + _ROWS, T)
+            score = torch.baddbmm(nothing, q[:, start:end], k[:, :end].transpose(1, 2), beta=0, alpha=scale)
+            score[:, :, start:].add_(later[: end - start, : end - start])
+            kept.append(torch.softmax(score, -1))
+            mixed = torch.bmm(kept[-1], v[:, :end]).view(B, H, end - start, E)
+            out_BTHE[:, start:end] = mixed.transpose(1, 2)
+        ctx.save_for_backward(q, k, v, *kept)
+        ctx.scale = scale
+        return out_BTHE.transpose(1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout_BHTE: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, *kept = ctx.saved_tensors
+        dout, nothing = dout_BHTE.reshape(q.shape), q.new_empty(())
+        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for index, probability in enumerate(kept):
+            start, end = index * _ROWS, min((index + 1) * _ROWS, q.shape[1])
+            rows = dout[:, start:end]
+            dv[:, :end].baddbmm_(probability.transpose(1, 2), rows)
+            dscore = torch.bmm(rows, v[:, :end].transpose(1, 2))
+            dscore = torch.ops.aten._softmax_backward_data(dscore, probability, -1, probability.dtype)
+            dq[:, start:end] = torch.baddbmm(nothing, dscore, k[:, :end], beta=0, alpha=ctx.scale)
+            dk[:, :end].baddbmm_(dscore.transpose(1, 2), q[:, start:end], alpha=ctx.scale)
+        return dq.view(dout_BHTE.shape), dk.view(dout_BHTE.shape), dv.view(dout_BHTE.shape), None
 
 
 def rotations(length: int, d_head: int, base: float, dtype: torch.dtype) -> Tensor:

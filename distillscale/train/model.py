@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from ..arch import Arch
 from ..errors import InputError
-from .fused import gate, heads, rms_norm, rotate, rotations
+from .fused import attention, gate, heads, rms_norm, rotate, rotations
 from .mup import BASE_WIDTH, attention_scale, init_weights, readout_multiplier
 
 __all__ = ["NORM_EPS", "ROPE_BASE", "Transformer"]
@@ -189,9 +189,7 @@ class Block(nn.Module):
                 k_BTKE = rms_norm(k_BTKE.flatten(2), self.key_norm, self.norm_eps).view(B, T, K, E)
             q_BHTE, k_BKTE = (rotate(x, turns_TAP).transpose(1, 2) for x in (q_BTHE, k_BTKE))
             v_BKTE = v_BTKE.transpose(1, 2)
-        mixed_BHTE = F.scaled_dot_product_attention(
-            q_BHTE, k_BKTE, v_BKTE, is_causal=True, scale=self.attention_scale, enable_gqa=H != K
-        )
+        mixed_BHTE = attention(q_BHTE, k_BKTE, v_BKTE, self.attention_scale)
         return F.linear(mixed_BHTE.transpose(1, 2).reshape(B, T, H * E), self.out)
 
     def feed_forward(self, x_BTD: Tensor) -> Tensor:
