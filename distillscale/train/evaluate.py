@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -42,13 +42,6 @@ class Evaluation:
     kl: float | None = None
     teacher_loss: float | None = None
     teacher_entropy: float | None = None
-
-
-class Readable(Protocol):
-    """What has final hidden states and an output weight: logits are hidden_ND @ output_weight.T."""
-
-    @property
-    def output_weight(self) -> Tensor: ...
 
 
 def evaluate_model(

@@ -212,7 +212,7 @@ class _Run:
             return
         found = self.folder.latest()
         if found is not None:
-            self._check_origin(found.state)
+            self._check_origin(found.state, self.folder)
         elif trunk is not None:
             found = self._branch(RunFolder(Path(trunk)))
         precision = pick_precision(self.spec.precision, device) if found is None else found.state["precision"]
@@ -224,12 +224,12 @@ class _Run:
         self.folder.begin(self.spec)
         self.metrics = self.folder.open_metrics(self.student.step)
 
-    def _check_origin(self, state: Any) -> None:
+    def _check_origin(self, state: Any, folder: RunFolder) -> None:
         for what, now in self._origin().items():
             if state["origin"][what] != now:
                 raise InputError(
-                    f"{str(self.folder.path)!r} was begun with {what} {state['origin'][what]}, this is {now}; give the "
-                    "same one to resume, or name another folder"
+                    f"{str(folder.path)!r} was begun with {what} {state['origin'][what]}, this is {now}; give the "
+                    "same one to go on from it, or name another folder"
                 )
 
     def _origin(self) -> dict[str, str | None]:
@@ -241,7 +241,7 @@ class _Run:
 
     def _branch(self, trunk: RunFolder) -> checkpoint.Checkpoint:
         found = checkpoint.load(trunk.checkpoints, _branch_of(trunk, self.spec))
-        self._check_origin(found.state)
+        self._check_origin(found.state, trunk)
         ledger = {**found.state["ledger"], "sessions": 0, "branched_at": found.step * self.spec.batch_tokens}
         return checkpoint.Checkpoint(found.step, found.tensors, {**found.state, "ledger": ledger})
 
