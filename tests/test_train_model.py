@@ -177,7 +177,7 @@ def test_the_future_is_not_seen() -> None:
 
 
 def test_only_distances_matter_to_a_rotated_product() -> None:
-    turns = fused.rotations(40, 8, 500_000.0, torch.complex128)[:, None]
+    turns = fused.rotations(40, 8, 500_000.0, torch.float64)[:, None]
     q, k = torch.randn(2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     turned_q, turned_k = (fused.rotate(x.expand(1, 40, 1, 8), turns)[0, :, 0] for x in (q, k))
     assert torch.allclose(turned_q[7] @ turned_k[2], turned_q[35] @ turned_k[30])
@@ -233,6 +233,7 @@ PAIRS: dict[str, Pair] = {
     "rms_norm": (fused.rms_norm, fused.rms_norm_plain),
     "gate": (fused.gate, fused.gate_plain),
     "heads": (fused.heads, fused.heads_plain),
+    "rotate": (fused.rotate, fused.rotate_plain),
     "attention": (fused.attention, fused.attention_plain),
 }
 
@@ -248,10 +249,13 @@ def arguments_of(name: str, dtype: Any, B: int, T: int, K: int, group: int, P: i
         return draw(B, T, E), draw(E), 1e-6
     if name == "gate":
         return (draw(B, T, E),)
+    if name == "rotate":
+        turns = fused.rotations(T, E, 1e4, dtype)[:, None].expand(-1, K, -1, -1).contiguous()
+        return draw(B, T, K, E), turns
     if name == "attention":  # as `heads` gives them, not contiguous; some sequences longer than a block of rows
         return *(draw(B, 17 * T, K, E).transpose(1, 2) for _ in range(3)), 0.3
-    turns = fused.rotations(T, E, 1e4, torch.complex128 if dtype == torch.float64 else torch.complex64)
-    return draw(B, T, H + 2 * K, E), draw(E), draw(E), turns[:, None].expand(-1, H + K, -1).contiguous(), 1e-6
+    turns = fused.rotations(T, E, 1e4, dtype)
+    return draw(B, T, H + 2 * K, E), draw(E), draw(E), turns[:, None].expand(-1, H + K, -1, -1).contiguous(), 1e-6
 
 
 def results(function: Callable[..., Any], arguments: tuple[Any, ...]) -> list[Any]:
@@ -316,3 +320,18 @@ def test_bf16_stays_near_fp32() -> None:
 
 def test_freed_memory_can_be_kept() -> None:
     assert isinstance(fused.keep_freed_memory(), bool)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:.*TF32.*:UserWarning")
+def test_a_compiled_model_has_the_same_outputs_and_gradients() -> None:
+    """The plain twins are what a compiler sees."""
+    model = drawn(TINY, dtype=torch.float32)
+    compiled, seen = torch.compile(model), some_tokens(TINY)
+    weigh = torch.randn((*seen.shape, TINY.d_model), generator=torch.Generator().manual_seed(2))
+    parameters = list(model.parameters())
+    found, wanted = compiled(seen), model(seen)
+    assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    gradients = [torch.autograd.grad((out * weigh).sum(), parameters) for out in (found, wanted)]
+    for one, other in zip(*gradients, strict=True):
+        assert (one - other).abs().max() < 1e-4 * max(1.0, float(other.abs().max()))

@@ -36,6 +36,7 @@ __all__ = [
     "rms_norm",
     "rms_norm_plain",
     "rotate",
+    "rotate_plain",
     "rotations",
 ]
 
@@ -115,26 +116,26 @@ class _Gate(torch.autograd.Function):
 
 
 def heads(
-    qkv_BTCE: Tensor, query_gain_E: Tensor, key_gain_E: Tensor, turns_TAP: Tensor, eps: float
+    qkv_BTCE: Tensor, query_gain_E: Tensor, key_gain_E: Tensor, turns_TAP2: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries (B, H, T, E) and keys (B, K, T, E), normed per head and rotated, and values as they are.
 
-    `turns_TAP` are the complex rotations of `rotations`, one for each pair of neighbouring coordinates. The number of
+    `turns_TAP2` are cosine and sine of `rotations`, for each pair of neighbouring coordinates. The number of
     heads is told by the shapes: A = H + K and C = H + 2K.
     """
     if pays(qkv_BTCE):
-        return _Heads.apply(qkv_BTCE, query_gain_E, key_gain_E, turns_TAP, eps)  # pyright: ignore
-    return heads_plain(qkv_BTCE, query_gain_E, key_gain_E, turns_TAP, eps)
+        return _Heads.apply(qkv_BTCE, query_gain_E, key_gain_E, turns_TAP2, eps)  # pyright: ignore
+    return heads_plain(qkv_BTCE, query_gain_E, key_gain_E, turns_TAP2, eps)
 
 
 def heads_plain(
-    qkv_BTCE: Tensor, query_gain_E: Tensor, key_gain_E: Tensor, turns_TAP: Tensor, eps: float
+    qkv_BTCE: Tensor, query_gain_E: Tensor, key_gain_E: Tensor, turns_TAP2: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    A, C = turns_TAP.shape[1], qkv_BTCE.shape[2]
+    A, C = turns_TAP2.shape[1], qkv_BTCE.shape[2]
     K = C - A
     q_BTHE, k_BTKE, v_BTKE = qkv_BTCE.split((A - K, K, K), dim=2)
-    q_BTHE = rotate(rms_norm_plain(q_BTHE, query_gain_E, eps), turns_TAP)
-    k_BTKE = rotate(rms_norm_plain(k_BTKE, key_gain_E, eps), turns_TAP)
+    q_BTHE = rotate_plain(rms_norm_plain(q_BTHE, query_gain_E, eps), turns_TAP2[:, : A - K])
+    k_BTKE = rotate_plain(rms_norm_plain(k_BTKE, key_gain_E, eps), turns_TAP2[:, :K])
     return q_BTHE.transpose(1, 2), k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2)
 
 
@@ -142,26 +143,26 @@ class _Heads(torch.autograd.Function):
     """The norm's gradient as above, around a rotation whose gradient is the rotation back."""
 
     @staticmethod
-    def forward(ctx: Any, qkv_BTCE: Tensor, query_gain_E, key_gain_E, turns_TAP: Tensor, eps: float):
-        A, K = turns_TAP.shape[1], qkv_BTCE.shape[2] - turns_TAP.shape[1]
+    def forward(ctx: Any, qkv_BTCE: Tensor, query_gain_E, key_gain_E, turns_TAP2: Tensor, eps: float):
+        A, K = turns_TAP2.shape[1], qkv_BTCE.shape[2] - turns_TAP2.shape[1]
         qk_BTAE = qkv_BTCE[:, :, :A]
         gain_AE = torch.cat((query_gain_E.expand(A - K, -1), key_gain_E.expand(K, -1)))
         square_BTAE = qk_BTAE.square()
         inverse_BTA1 = _row_means(square_BTAE).add_(eps).rsqrt_()
         unit_BTAE = torch.mul(qk_BTAE, inverse_BTA1, out=square_BTAE)
         turned_BTAE = unit_BTAE * gain_AE
-        _pairs(turned_BTAE).mul_(turns_TAP)
-        ctx.save_for_backward(unit_BTAE, inverse_BTA1, gain_AE, turns_TAP)
+        _pairs(turned_BTAE).mul_(torch.view_as_complex(turns_TAP2))
+        ctx.save_for_backward(unit_BTAE, inverse_BTA1, gain_AE, turns_TAP2)
         q_BTHE, k_BTKE = turned_BTAE.split((A - K, K), dim=2)
         return q_BTHE.transpose(1, 2), k_BTKE.transpose(1, 2), qkv_BTCE[:, :, A:].transpose(1, 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dq_BHTE: Tensor, dk_BKTE: Tensor, dv_BKTE: Tensor):
-        unit_BTAE, inverse_BTA1, gain_AE, turns_TAP = ctx.saved_tensors
+        unit_BTAE, inverse_BTA1, gain_AE, turns_TAP2 = ctx.saved_tensors
         B, T, A, E = unit_BTAE.shape
         H, K = dq_BHTE.shape[1], dk_BKTE.shape[1]
-        back_TAP = turns_TAP.conj().resolve_conj()
+        back_TAP = torch.view_as_complex(turns_TAP2).conj().resolve_conj()
         dy_BTAE = torch.empty_like(unit_BTAE)
         dy_BTAP = _pairs(dy_BTAE)
         torch.mul(_pairs(dq_BHTE.transpose(1, 2)), back_TAP[:, :H], out=dy_BTAP[:, :, :H])
@@ -231,18 +232,26 @@ class _Attention(torch.autograd.Function):
 
 
 def rotations(length: int, d_head: int, base: float, dtype: torch.dtype) -> Tensor:
-    """exp(i · position · base^(−2p/E)), complex (T, P), from float64; rotary positions (Su et al. 2021)."""
+    """Cosine and sine of position · base^(−2p/E), real (T, P, 2), from float64; rotary positions (Su et al. 2021)."""
     exact = torch.float64
     frequency_P = base ** (-torch.arange(0, d_head, 2, dtype=exact, device="cpu") / d_head)
     angle_TP = torch.outer(torch.arange(length, dtype=exact, device="cpu"), frequency_P)
-    return torch.polar(torch.ones_like(angle_TP), angle_TP).to(dtype)
+    return torch.stack((angle_TP.cos(), angle_TP.sin()), dim=-1).to(dtype)
 
 
-def rotate(x_BTHE: Tensor, turns_TAP: Tensor) -> Tensor:
-    """Neighbouring coordinates as a complex number, times the rotation of its position; in fp32 at least."""
-    exact = x_BTHE if x_BTHE.dtype == torch.float64 else x_BTHE.float()
-    turned = _pairs(exact) * turns_TAP[:, : x_BTHE.shape[2]]
-    return torch.view_as_real(turned).flatten(-2).type_as(x_BTHE)
+def rotate(x_BTHE: Tensor, turns_TAP2: Tensor) -> Tensor:
+    """Each pair of neighbouring coordinates turned by the angle of its position; in fp32 at least."""
+    turns_THP2 = turns_TAP2[:, : x_BTHE.shape[2]]
+    if pays(x_BTHE):  # one product of complex numbers is the quickest here, but compilers cannot make one
+        return torch.view_as_real(_pairs(x_BTHE) * torch.view_as_complex(turns_THP2)).flatten(-2)
+    return rotate_plain(x_BTHE, turns_THP2)
+
+
+def rotate_plain(x_BTHE: Tensor, turns_THP2: Tensor) -> Tensor:
+    wide = x_BTHE if x_BTHE.dtype == torch.float64 else x_BTHE.float()
+    left, right = wide.unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = turns_THP2.unbind(-1)
+    return torch.stack((left * cos - right * sin, right * cos + left * sin), dim=-1).flatten(-2).type_as(x_BTHE)
 
 
 def _pairs(x: Tensor) -> Tensor:

@@ -75,10 +75,10 @@ class Transformer(nn.Module):
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """hidden_BTD = RMSNorm(residual) · readout multiplier, such that logits = hidden @ output_weight.T."""
-        turns_TAP = self._turns(tokens_BT)
+        turns_TAP2 = self._turns(tokens_BT)
         x_BTD = F.embedding(tokens_BT, self.embedding)
         for layer in self.layers:
-            x_BTD = layer(x_BTD, turns_TAP)
+            x_BTD = layer(x_BTD, turns_TAP2)
         return rms_norm(x_BTD, self.final_norm * self.readout, self.norm_eps)
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
@@ -87,10 +87,10 @@ class Transformer(nn.Module):
 
     def trace(self, tokens_BT: Tensor) -> Iterator[tuple[str, Tensor]]:
         """What each residual branch adds, by name, and at last `hidden` as `forward` returns it."""
-        turns_TAP = self._turns(tokens_BT)
+        turns_TAP2 = self._turns(tokens_BT)
         x_BTD = F.embedding(tokens_BT, self.embedding)
         for index, layer in enumerate(cast("Iterator[Block]", iter(self.layers))):
-            attended = layer.attend(x_BTD, turns_TAP)
+            attended = layer.attend(x_BTD, turns_TAP2)
             x_BTD = x_BTD + attended
             feed_forward = layer.feed_forward(x_BTD)
             x_BTD = x_BTD + feed_forward
@@ -118,7 +118,7 @@ class Transformer(nn.Module):
         return cls(Arch(**settings["arch"]), **{key: value for key, value in settings.items() if key != "arch"})
 
     def _turns(self, tokens_BT: Tensor) -> Tensor:
-        """The rotations of every position and head (T, A, P), computed once per length, device and dtype."""
+        """The rotations of every position and head (T, A, P, 2), computed once per length, device and precision."""
         length = tokens_BT.shape[1]
         if length > self.arch.context:
             raise InputError(
@@ -126,12 +126,12 @@ class Transformer(nn.Module):
                 "cut them or build the model with a longer context"
             )
         weight = self.embedding
-        dtype = torch.complex128 if weight.dtype == torch.float64 else torch.complex64
+        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
         key = (length, weight.device, dtype)
         if key not in self._cached_turns:
-            turns_TP = rotations(length, self.arch.d_head, self.rope_base, dtype)
-            turns_TAP = turns_TP[:, None].expand(-1, self.arch.heads + self.arch.kv_heads, -1)
-            self._cached_turns = {key: turns_TAP.to(weight.device).contiguous()}
+            turns_TP2 = rotations(length, self.arch.d_head, self.rope_base, dtype)
+            turns_TAP2 = turns_TP2[:, None].expand(-1, self.arch.heads + self.arch.kv_heads, -1, -1)
+            self._cached_turns = {key: turns_TAP2.to(weight.device).contiguous()}
         return self._cached_turns[key]
 
 
@@ -170,24 +170,24 @@ class Block(nn.Module):
         self.up = nn.Parameter(torch.empty((2 if arch.gated else 1) * arch.d_ff, d))
         self.down = nn.Parameter(torch.empty(d, arch.d_ff))
 
-    def forward(self, x_BTD: Tensor, turns_TAP: Tensor) -> Tensor:
-        x_BTD = x_BTD + self.attend(x_BTD, turns_TAP)
+    def forward(self, x_BTD: Tensor, turns_TAP2: Tensor) -> Tensor:
+        x_BTD = x_BTD + self.attend(x_BTD, turns_TAP2)
         return x_BTD + self.feed_forward(x_BTD)
 
-    def attend(self, x_BTD: Tensor, turns_TAP: Tensor) -> Tensor:
+    def attend(self, x_BTD: Tensor, turns_TAP2: Tensor) -> Tensor:
         """Causal attention of the normed residual: what it adds to the stream."""
         B, T, _ = x_BTD.shape
         H, K, E = self.heads, self.kv_heads, self.d_head
         h_BTD = rms_norm(x_BTD, self.attention_norm, self.norm_eps)
         qkv_BTCE = F.linear(h_BTD, self.qkv).view(B, T, H + 2 * K, E)
         if self.qk_norm == "head":
-            q_BHTE, k_BKTE, v_BKTE = heads(qkv_BTCE, self.query_norm, self.key_norm, turns_TAP, self.norm_eps)
+            q_BHTE, k_BKTE, v_BKTE = heads(qkv_BTCE, self.query_norm, self.key_norm, turns_TAP2, self.norm_eps)
         else:
             q_BTHE, k_BTKE, v_BTKE = qkv_BTCE.split((H, K, K), dim=2)
             if self.qk_norm == "full":
                 q_BTHE = rms_norm(q_BTHE.flatten(2), self.query_norm, self.norm_eps).view(B, T, H, E)
                 k_BTKE = rms_norm(k_BTKE.flatten(2), self.key_norm, self.norm_eps).view(B, T, K, E)
-            q_BHTE, k_BKTE = (rotate(x, turns_TAP).transpose(1, 2) for x in (q_BTHE, k_BTKE))
+            q_BHTE, k_BKTE = (rotate(x, turns_TAP2).transpose(1, 2) for x in (q_BTHE, k_BTKE))
             v_BKTE = v_BTKE.transpose(1, 2)
         mixed_BHTE = attention(q_BHTE, k_BKTE, v_BKTE, self.attention_scale)
         return F.linear(mixed_BHTE.transpose(1, 2).reshape(B, T, H * E), self.out)
