@@ -27,7 +27,7 @@ from distillscale.train.optimiser import AdamW
 
 SEQUENCES, CONTEXT, VOCAB, LAYERS = 16, 128, 512, 3
 # d_model, d_head, least utilisation
-GOALS = ((64, 32, 0.45), (128, 32, 0.60), (256, 64, 0.70))
+GOALS = ((64, 32, 0.45), (128, 64, 0.60), (256, 64, 0.70))
 # a kind of work and the beginnings of its operators' names, first match wins
 KINDS = {
     "attention (its FLOPs count half: causal)": (

@@ -12,9 +12,9 @@ fan-in of a matrix, w₀ the same at the base width, and η the learning rate th
     queries · keys                  -                     -                 8/d_head, which is 1/√d_head at 64
 
 What decides the transfer is how each entry depends on the width; the constants (0.1, 1/4, zeros, 64, and the base
-width) are chosen so that the paper's η = 0.01 is near the best on real text (docs/lr_transfer.svg). In the standard
-parametrisation every matrix, embedding included, has std 1/√w (divided by √(2 layers) at the end of a branch) and
-learning rate η, nothing is multiplied, and attention has 1/√d_head.
+width) put the best rate on real text within a factor of two of the paper's η = 0.01 (docs/lr_transfer.svg). In the
+standard parametrisation every matrix, embedding included, has std 1/√w (divided by √(2 layers) at the end of a branch)
+and learning rate η, nothing is multiplied, and attention has 1/√d_head.
 """
 
 # torch's functions are partly untyped:
