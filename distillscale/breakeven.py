@@ -15,7 +15,7 @@ from .confidence import TOSS_UP, range_warnings, residual_errors, standing_warni
 from .cost import TRAINING_PASSES, Scenario
 from .errors import InputError
 from .lawset import LawSet
-from .problem import Question, Student, as_evidence, as_student, worth
+from .problem import Question, Student, worth
 from .published.rules import folk_breakeven_flops
 from .units import format_count, format_flops
 
@@ -151,15 +151,7 @@ def break_even(
     """
     if not 0 <= tolerance < 1:
         raise InputError(f"tolerance must be at least 0 and below 1 nat; got {tolerance:g}; the default is {TOSS_UP}")
-    limits = limits or Limits()
-    question = Question(
-        evidence=as_evidence(law),
-        student=as_student(student, context, vocab),
-        scenario=scenario,
-        limits=limits,
-        context=context,
-        vocab=vocab,
-    )
+    question = Question.of(law, student, scenario, limits, context=context, vocab=vocab)
     return break_even_of(question, tolerance, seed=seed)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .estimate import predict
+from .extrapolation import largest_runs
 from .fit import Fit, fit
 from .forms import form_named
 from .laws import SupervisedLaw
@@ -30,8 +31,6 @@ _FORMS: Final = {
     "supervised": ("chinchilla", "supervised", "kaplan"),
     "distillation": ("distillation", "distillation-no-gate"),
 }
-# The share of runs, largest by compute, that is held out.
-_LARGEST: Final = 0.22
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,25 +101,15 @@ def _held(table: RunTable, kind: str, hold_out: str | None) -> tuple[NDArray[np.
     """Rows to leave out (of either kind), and the rule in words."""
     mine = table.kind == kind
     if hold_out is None:
-        compute = table.number("compute")
         if not mine.any():
             raise InputError(f"{table.source} holds no {kind} runs to compare laws on; check its kind column")
-        return _largest(table, compute[mine])
+        rule = largest_runs(table, kind)
+        return table.where(rule), rule
     held = table.where(hold_out)
     if not held[mine].any() or held[mine].all():
         which = "no" if not held[mine].any() else "every"
         raise InputError(f"hold-out {hold_out!r} takes {which} {kind} run; choose a value inside the table's range")
     return held, hold_out
-
-
-def _largest(table: RunTable, compute: Array) -> tuple[NDArray[np.bool_], str]:
-    """The costliest runs; those that tie with the smallest of them stay in the fit."""
-    limit = float(np.quantile(compute, 1.0 - _LARGEST, method="lower"))
-    above = compute[compute > limit]
-    if len(above):  # between two runs, so that the rule as printed takes the same rows
-        limit = float(f"{math.sqrt(limit * above.min()):.4g}")
-    rule = f"compute>{limit:.4g}"
-    return table.where(rule), rule
 
 
 def _compared(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, Final
 
@@ -24,7 +25,11 @@ def largest_runs(table: RunTable, kind: str) -> str:
     Runs that tie with the smallest of them stay in the fit, so that the rule never splits equals.
     """
     compute = table.number("compute")[table.kind == kind]
-    return f"compute>{float(np.quantile(compute, 1.0 - LARGEST_SHARE, method='lower')):.9g}"
+    limit = float(np.quantile(compute, 1.0 - LARGEST_SHARE, method="lower"))
+    above = compute[compute > limit]
+    if len(above):  # between two runs, so that the rule as printed takes the same rows
+        limit = math.sqrt(limit * above.min())
+    return f"compute>{limit:.4g}"
 
 
 def scored_on_largest(found: Fit, table: RunTable, **settings: Any) -> Fit:

@@ -58,14 +58,7 @@ def plan(
     InfeasibleError where the budget trains nothing within the limits, or nothing reaches the target.
     """
     limits = limits or Limits()
-    question = Question(
-        evidence=as_evidence(law),
-        student=as_student(student, context, vocab),
-        scenario=scenario,
-        limits=limits,
-        context=context,
-        vocab=vocab,
-    )
+    question = Question.of(law, student, scenario, limits, context=context, vocab=vocab)
     if (budget is None) == (target_loss is None):
         raise InputError(
             f"give either a budget or a target loss; got {'neither' if budget is None else 'both'}; "

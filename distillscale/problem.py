@@ -77,6 +77,27 @@ class Question:
     context: float
     vocab: float
 
+    @classmethod
+    def of(
+        cls,
+        law: LawSet | DistillationLaw | str,
+        student: float | Arch | Student,
+        scenario: Scenario,
+        limits: Limits | None = None,
+        *,
+        context: float = CONTEXT,
+        vocab: float = VOCAB,
+    ) -> Question:
+        """From what a caller has at hand: a law by name, a student by size."""
+        return cls(
+            evidence=as_evidence(law),
+            student=as_student(student, context, vocab),
+            scenario=scenario,
+            limits=limits or Limits(),
+            context=context,
+            vocab=vocab,
+        )
+
     def allocate(
         self, budget: ArrayLike, limits: Limits | None = None, pretraining: ArrayLike | None = None
     ) -> Allocation:

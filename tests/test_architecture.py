@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, str] = {
     "resample": "errors estimate laws newton objective runs search",
     "fitted": "errors forms laws lawset outcome search",
     "fit": "errors estimate fitted forms laws lawset outcome resample runs search",
-    "compare": "errors estimate fit forms laws lawset runs",
+    "compare": "errors estimate extrapolation fit forms laws lawset runs",
     "extrapolation": "fit fitted forms runs",
     "record": "errors",
     "spec": "arch cost errors",

@@ -271,6 +271,7 @@ def break_even(
 
 
 def _show_break_even(found: BreakEven) -> None:
+    from ..published import read_toml
     from ..units import format_count, format_flops
 
     def flops(x: float | None) -> str:
@@ -286,12 +287,8 @@ def _show_break_even(found: BreakEven) -> None:
         ("popular rule (unsupported)", flops(found.folk_rule_flops)),
     ]
     table((f"{format_count(found.student_params)} student, teacher cost {found.scenario}", ""), rows)
-    rule = (
-        "the popular rule 3e20 · N_S/1e9 is linear in the student's size and does not ask who pays for the teacher; "
-        "the law's break-even grows about as N^1.8 from 1B to 10B when the teacher exists, and there is none when one "
-        "student pays for its training"
-    )
-    bullets("Reasons", [found.reason, rule])
+    about_rule: list[str] = read_toml("folk-breakeven")["caveats"]
+    bullets("Reasons", [found.reason, *(f"popular rule: {caveat}" for caveat in about_rule)])
     bullets("Warnings", found.warnings)
 
 
@@ -350,9 +347,13 @@ def frontier(
     if path is not None:
         write_atomically(path, text)
     if as_json:
-        return print_json(found.summary() | {"out": out} if path else found.rows())
+        answer = found.summary() | {"out": out} if path else {"rows": found.rows()}
+        return print_json(answer | {"warnings": list(found.warnings)})
     if path is None:
-        return click.echo(text, nl=False)
+        click.echo(text, nl=False)
+        for warning in found.warnings:  # beside the table, which a program may be reading
+            click.echo(f"warning: {warning}", err=True)
+        return None
     s = found.summary()
     line(f"{s['plans']} plan(s) written to {out}; {s['infeasible']} of them infeasible (empty cells).")
     where = ", ".join(f"{s[v]} {v}" for v in ("distill", "supervised", "toss-up"))
