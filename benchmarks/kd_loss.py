@@ -119,7 +119,7 @@ def _measure(way: str, width: int, width_T: int) -> dict[str, Any] | str:
     """What `rivals/by_kd.py` prints, or in one line why nothing."""
     rival = way in ("gkd", "trl-chunked", "liger")
     try:
-        python = _environment() if rival else sys.executable
+        python = environment() if rival else sys.executable
         repeats = 1 if way == "trl-chunked" else REPEATS
         arguments = [way, *(str(x) for x in (TOKENS, VOCAB, width, width_T, repeats))]
         ran = subprocess.run(
@@ -138,7 +138,7 @@ def _measure(way: str, width: int, width_T: int) -> dict[str, Any] | str:
 
 
 @cache
-def _environment() -> str:
+def environment() -> str:
     """The rivals' interpreter, made on first use, with our torch."""
     import torch
 

@@ -26,6 +26,7 @@ from . import checkpoint
 from .claim import Claim, claimed
 from .evaluate import Evaluation, evaluate_model
 from .folder import RunFolder
+from .fused import keep_freed_memory
 from .ledger import Ledger, Stopwatch, record_of
 from .machine import pick_device, pick_precision, synchronise, versions
 from .schedule import branch_step
@@ -128,6 +129,7 @@ def run_many(
     trunks = trunks or [None] * len(specs)
     _check(specs, outs, trunks, data)
     device = pick_device()
+    keep_freed_memory()
     lesson = lesson_of(specs[0], data, teacher, cache)
     with ExitStack() as stack:
         runs: list[_Run] = []
