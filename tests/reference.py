@@ -1,7 +1,7 @@
 """Slow, obvious twins of what the package does cleverly: formulas as printed, optima by looking everywhere.
 
 Nothing here calls the package's own arithmetic: a law is only read for its coefficients. The formulas take floats or
-arrays alike.
+arrays alike. The dense distillation loss is `reference_train`'s, which needs torch, and is loaded when it is asked for.
 """
 
 from __future__ import annotations
@@ -163,3 +163,11 @@ def slsqp_plan(
         if abs(overspent(found.x)) < 1e-9 and found.fun < best.loss:
             best = ReferencePlan(float(found.fun), *(math.exp(v) for v in found.x))
     return best
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("dense_loss", "teacher_logprobs"):
+        raise AttributeError(name)
+    import reference_train
+
+    return getattr(reference_train, name)
