@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ import scipy
 
 import distillscale
 
-BEGIN, END = "<!-- written by benchmarks/run.py: begin -->", "<!-- end -->"
+BEGIN, END = "<!-- {subject}: written by benchmarks/run.py -->", "<!-- end -->"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +110,14 @@ def machine() -> dict[str, str]:
         "processor": f"{_processor()}, {os.cpu_count()} cores",
         "versions": (
             f"distillscale {distillscale.__version__}, Python {platform.python_version()}, "
-            f"NumPy {np.__version__}, SciPy {scipy.__version__}"
+            f"NumPy {np.__version__}, SciPy {scipy.__version__}" + _torch()
         ),
     }
+
+
+def _torch() -> str:
+    """Only where a benchmark has used it."""
+    return f", torch {sys.modules['torch'].__version__}" if "torch" in sys.modules else ""
 
 
 def _processor() -> str:
@@ -130,24 +136,26 @@ def as_json(lines: Iterable[tuple[str, Line]]) -> dict[str, Any]:
     return {"machine": machine(), "lines": [{"subject": subject} | asdict(line) for subject, line in lines]}
 
 
-def as_markdown(lines: list[tuple[str, Line]], command: str) -> str:
+def as_markdown(lines: list[Line]) -> str:
     where = machine()
     out = [
-        f"`{command}`, {where['date']}, {where['processor']}; {where['versions']}.",
+        f"{where['date']}, {where['processor']}; {where['versions']}.",
         "",
         "| | what | ours | rival | ratio | target | met |",
         "|--:|---|--:|--:|--:|--:|:-:|",
     ]
-    out += [f"| {number} | {' | '.join(line.cells())} |" for number, (_, line) in enumerate(lines, 1)]
-    out += ["", *(f"{number}. {line.note}" for number, (_, line) in enumerate(lines, 1) if line.note)]
+    out += [f"| {number} | {' | '.join(line.cells())} |" for number, line in enumerate(lines, 1)]
+    out += ["", *(f"{number}. {line.note}" for number, line in enumerate(lines, 1) if line.note)]
     return "\n".join(out) + "\n"
 
 
-def rewrite(path: Path, table: str) -> None:
-    """Put `table` between the markers of a document."""
+def rewrite(path: Path, subject: str, table: str) -> None:
+    """Put `table` between the markers of its subject in a document."""
     text = path.read_text(encoding="utf-8")
-    head, begin, rest = text.partition(BEGIN)
+    head, begin, rest = text.partition(BEGIN.format(subject=subject))
     _, end, tail = rest.partition(END)
     if not (begin and end):
-        raise SystemExit(f"{path} has no lines {BEGIN!r} and {END!r} to write between; add them")
-    path.write_text(f"{head}{BEGIN}\n\n{table}\n{END}{tail}", encoding="utf-8")
+        raise SystemExit(
+            f"{path} has no lines {BEGIN.format(subject=subject)!r} and {END!r} to write between; add them"
+        )
+    path.write_text(f"{head}{begin}\n\n{table}\n{END}{tail}", encoding="utf-8")

@@ -19,24 +19,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(SUBJECTS)}; all by default")
     parser.add_argument("--json", action="store_true", help="print one JSON value in place of lines")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="rewrite the table in this document")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="rewrite the tables of these in this document")
     options = parser.parse_args()
     if unknown := set(options.names) - set(SUBJECTS):
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(SUBJECTS)}")
-    if options.write and options.names:
-        parser.error("--write replaces the whole table and needs every benchmark; leave out the names")
     _one_thread()
     report = importlib.import_module("report")
     found = []
     for name in options.names or SUBJECTS:
+        lines = []
         for line in importlib.import_module(name).lines():
-            found.append((name, line))
+            lines.append(line)
             if not options.json:
                 print(report.as_text(line), flush=True)
+        found += [(name, line) for line in lines]
+        if options.write:
+            report.rewrite(options.write, name, report.as_markdown(lines))
     if options.json:
         print(json.dumps(report.as_json(found), ensure_ascii=False, indent=1))
-    if options.write:
-        report.rewrite(options.write, report.as_markdown(found, "make bench"))
 
 
 def _one_thread() -> None:
