@@ -71,6 +71,8 @@ class RunRecord:
     """Processes that the run took; more than one means that it was resumed."""
     branched_at: int | None = None
     """Tokens already trained by the trunk that the run began from."""
+    sharing: int = 1
+    """Runs of the loop that this one ended in; the teacher looked at each batch once for all of them."""
     data_hash: str
     tokenizer_hash: str
     teacher_hash: str | None = None

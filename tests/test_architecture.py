@@ -53,7 +53,17 @@ MAY_IMPORT: dict[str, str] = {
     "record": "errors",
     "spec": "arch cost errors",
     "specfile": "errors spec units",
-    "train": "arch cost errors hfconfig record spec specfile units",
+    "claim": "errors",
+    "schedule": "errors spec",
+    "protocols": "cost errors spec units",
+    "study": "errors protocols schedule spec",
+    "studyfile": "errors protocols spec study units",
+    "store": "claim record study",
+    "jobs": "study",
+    "executor": "jobs",
+    "drive": "executor jobs store study",
+    "export": "errors record store study",
+    "train": "arch claim cost errors hfconfig record schedule spec specfile store study units",
 }
 FREE = {"cli", "__init__", "__main__"}
 HEAVY = ("torch", "scipy", "matplotlib", "pandas", "pyarrow", "transformers", "pydantic")

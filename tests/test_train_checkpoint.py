@@ -22,7 +22,7 @@ from train_support import TinyTeacher, same_run, spec, token_data, train_until
 from distillscale.errors import InputError
 from distillscale.record import RunRecord
 from distillscale.train import checkpoint
-from distillscale.train.claim import claimed
+from distillscale.claim import claimed
 from distillscale.train.data import TokenData
 from distillscale.train.loop import Interrupted, Saving, run
 

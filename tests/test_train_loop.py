@@ -28,7 +28,7 @@ from distillscale.train.loop import Interrupted, Progress, Saving, run, run_many
 from distillscale.train.machine import autocast, matmul_peak, pick_precision, versions
 from distillscale.train.optimiser import AdamW
 from distillscale.train.rehearsal import rehearse
-from distillscale.train.schedule import decay_start, lr_factor
+from distillscale.schedule import decay_start, lr_factor
 from distillscale.train.student import Micro, Student, build, load_start
 
 CPU = torch.device("cpu")

@@ -15,6 +15,7 @@ from .data_prepare import data
 from .evidence import compare, fit, laws
 from .planning import break_even, frontier, plan, predict, teachers
 from .show import printable
+from .study import study
 from .training import distill, evaluate, train
 
 __all__ = ["main"]
@@ -30,11 +31,13 @@ def cli() -> None:
 
     Counts are written 300M, 1.5B or 3e9, budgets as FLOPs (1e21), "5000 USD" or "2000 H100-hours". --json on any
     command prints one JSON value and nothing else. Exit codes: 0 done, 2 wrong input, 3 a fit that is not usable,
-    4 a run whose loss diverged, 130 stopped.
+    4 runs that failed or whose loss diverged, 130 stopped.
     """
 
 
-for _command in (predict, plan, break_even, frontier, teachers, laws, fit, compare, data, train, distill, evaluate):
+for _command in (
+    predict, plan, break_even, frontier, teachers, laws, fit, compare, data, train, distill, evaluate, study,
+):  # fmt: skip
     cli.add_command(_command)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..train.data import TokenData
     from ..train.prepare import Progress
 
-__all__ = ["data"]
+__all__ = ["data", "preparing"]
 
 
 _EXAMPLE = "\b\nExample:\n  distillscale data prepare sotu --out corpus"
@@ -65,7 +65,7 @@ def prepare(
     """
     from ..train.prepare import prepare as prepare_
 
-    with _progress() as progress:
+    with preparing() as progress:
         made = prepare_(
             sources,
             out,
@@ -90,7 +90,7 @@ def _cores() -> int:
 
 
 @contextmanager
-def _progress() -> Generator[Progress | None]:
+def preparing() -> Generator[Progress | None]:
     """A bar on stderr where that is a terminal, else nothing."""
     from rich.console import Console
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..train.loop import Progress
     from ..train.rehearsal import Rehearsal
 
-__all__ = ["distill", "evaluate", "train"]
+__all__ = ["distill", "evaluate", "require_torch", "stopping", "train"]
 
 _FAILED = 4
 """Exit code of a run that ended without a usable model."""
@@ -63,7 +63,7 @@ def train(spec: Path, dry_run: bool, threads: int | None, as_json: bool) -> None
     Killed at any moment, the same command goes on from the last checkpoint and ends exactly where it would have ended;
     a run that is done is only shown.
     """
-    _require_torch("train")
+    require_torch("train")
     job = _job(spec, distilled=False)
     _carry_out(job, dry_run, threads, as_json)
 
@@ -79,12 +79,13 @@ def distill(spec: Path, dry_run: bool, threads: int | None, as_json: bool) -> No
     The teacher is a folder of `train` or of a Hugging Face model with the data's tokenizer. Killed at any moment, the
     same command goes on from the last checkpoint; a run that is done is only shown.
     """
-    _require_torch("distill")
+    require_torch("distill")
     job = _job(spec, distilled=True)
     _carry_out(job, dry_run, threads, as_json)
 
 
-def _require_torch(command: str) -> None:
+def require_torch(command: str) -> None:
+    """One line where torch is not there."""
     if find_spec("torch") is None:
         raise InputError(f"{command} needs torch, which is not installed; run pip install 'distillscale[train]'")
 
@@ -132,7 +133,7 @@ def _carry_out(job: Job, dry_run: bool, threads: int | None, as_json: bool) -> N
 def _run(job: Job, given: dict[str, Any], quiet: bool) -> RunRecord:
     from ..train.loop import Interrupted, run
 
-    with _stopping() as stop, _telling(job.out.name, quiet) as tell:
+    with stopping() as stop, _telling(job.out.name, quiet) as tell:
 
         def progress(now: Progress) -> None:
             if tell is not None:
@@ -178,7 +179,7 @@ def _filled(job: Job, given: dict[str, Any], quiet: bool) -> Any:
 
 
 @contextmanager
-def _stopping() -> Generator[Callable[[], bool]]:
+def stopping() -> Generator[Callable[[], bool]]:
     """Ctrl-C or a polite kill ends the run after its step, with a checkpoint; a second one ends it at once."""
     asked: list[int] = []
 
@@ -300,7 +301,7 @@ def evaluate(
     MODEL is a run's folder or a Hugging Face one; DATA was made by `data prepare` with the model's tokenizer. Losses
     of models with different tokenizers compare in bits per byte only.
     """
-    _require_torch("evaluate")
+    require_torch("evaluate")
     from ..train.data import TokenData
     from ..train.evaluate import evaluate_teacher
 

@@ -34,10 +34,10 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from ..claim import claimed
 from ..errors import InputError
 from ..record import write_json
 from ..units import format_bytes
-from .claim import claimed
 from .logits import (
     BiasedTopKTargets,
     HiddenTargets,

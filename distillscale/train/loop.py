@@ -13,23 +13,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..claim import Claim, claimed
 from ..errors import InputError
 from ..record import RunRecord
+from ..schedule import branch_step
 from ..spec import RunSpec
 from . import checkpoint
-from .claim import Claim, claimed
 from .evaluate import Evaluation, evaluate_model
 from .folder import RunFolder
 from .fused import keep_freed_memory
 from .ledger import Ledger, Stopwatch, record_of
 from .machine import pick_device, pick_precision, synchronise, versions
-from .schedule import branch_step
 from .student import Micro, Moved, Student, build
 from .teaching import Lesson, lesson_of, stream_of
 
@@ -138,6 +138,7 @@ def run_many(
             path.mkdir(parents=True, exist_ok=True)
             claim = stack.enter_context(claimed(path))
             one = _Run(spec, RunFolder(path), data, lesson, claim, saving or Saving(), study)
+            one.sharing = len(specs)
             one.begin(trunks[i], start, resume, device)
             stack.callback(one.close)
             runs.append(one)
@@ -199,6 +200,7 @@ class _Run:
         self.spec, self.folder, self.data, self.lesson = spec, folder, data, lesson
         self.claim, self.saving, self.study = claim, saving, study
         self.record: RunRecord | None = None
+        self.sharing = 1
         self.ledger = Ledger()
         self.last: Moved | None = None
         self._saved_at = time.monotonic()
@@ -320,7 +322,8 @@ class _Run:
         )
 
     def _record(self, found: Evaluation | None) -> RunRecord:
-        return record_of(self.spec, self.data, self.student, self.ledger, self.lesson, self.last, found, self.study)
+        record = record_of(self.spec, self.data, self.student, self.ledger, self.lesson, self.last, found, self.study)
+        return replace(record, sharing=self.sharing)
 
     def close(self) -> None:
         if hasattr(self, "metrics"):

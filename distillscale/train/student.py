@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..schedule import lr_factor
 from ..spec import RunSpec
 from .checkpoint import read_folder
 from .logits import Targets
@@ -31,7 +32,6 @@ from .model import Transformer
 from .mup import param_groups
 from .notation import import_model
 from .optimiser import AdamW
-from .schedule import lr_factor
 
 __all__ = ["Micro", "Moved", "Student", "build", "copy_into", "load_start"]
 

@@ -16,12 +16,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, cast
 
-from ..errors import InputError
+from .errors import InputError
 
-__all__ = ["Claim", "claimed"]
+__all__ = ["Busy", "Claim", "claimed", "held"]
 
 _FILE: Final = ".claim"
 _STALE_SECONDS: Final = 300.0
+
+
+class Busy(InputError):
+    """Another living process holds the folder."""
 
 
 class Claim:
@@ -39,15 +43,51 @@ class Claim:
 
 
 @contextmanager
-def claimed(folder: Path) -> Generator[Claim]:
+def claimed(folder: Path, name: str = _FILE) -> Generator[Claim]:
     """Hold `folder` exclusively; another living holder is one line that names it."""
-    path = folder / _FILE
+    path = folder / name
     handle = _lock(path)
     try:
         yield Claim(path, handle)
     finally:
         path.unlink(missing_ok=True)
         os.close(handle)
+
+
+def held(folder: Path, name: str = _FILE) -> bool:
+    """Whether a living process holds `folder`; asking takes nothing from anybody.
+
+    The lock is tried only where its file does not already say that its holder is gone, so that one who comes to claim
+    the folder at this moment is not in the way of a mere question.
+    """
+    import fcntl
+
+    try:
+        handle = os.open(folder / name, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        holder = _holder(handle)
+        if holder and holder.get("host") != socket.gethostname():
+            return time.time() - os.fstat(handle).st_mtime < _STALE_SECONDS
+        if holder and not _lives(holder.get("pid")):
+            return False
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _lives(pid: object) -> bool:
+    try:
+        os.kill(pid if isinstance(pid, int) and pid > 0 else os.getpid(), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _lock(path: Path) -> int:
@@ -83,8 +123,8 @@ def _holder(handle: int) -> dict[str, Any]:
     return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
 
 
-def _busy(path: Path, holder: dict[str, Any]) -> InputError:
+def _busy(path: Path, holder: dict[str, Any]) -> Busy:
     who = f"process {holder.get('pid', 'unknown')} on {holder.get('host', 'an unknown host')}"
-    return InputError(
+    return Busy(
         f"the run in {str(path.parent)!r} is in the hands of {who}; wait for it, stop it, or name another folder"
     )

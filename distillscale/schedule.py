@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import math
 
-from ..errors import InputError
-from ..spec import RunSpec
+from .errors import InputError
+from .spec import RunSpec
 
 __all__ = ["branch_step", "decay_start", "lr_factor"]
 
@@ -37,7 +37,7 @@ def lr_factor(spec: RunSpec, step: int) -> float:
     if step < spec.warmup_steps:
         return (step + 1) / spec.warmup_steps
     start = decay_start(spec)
-    if step < start:
+    if step < start or spec.schedule == "constant":  # a trunk may be asked beyond its own end
         return 1.0
     x = min(1.0, (step + 1 - start) / (spec.steps - start))
     fall = (1 + math.cos(math.pi * x)) / 2 if spec.schedule == "cosine" else 1 - math.sqrt(x)

@@ -1,0 +1,108 @@
+"""A study's records as a run table, in CSV or Parquet; what the numbers mean to a law is not known here."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+from .errors import InputError
+from .record import RunRecord
+from .store import Store
+from .study import Planned
+
+__all__ = ["COLUMNS", "rows_of", "schedule_pairs", "write_table"]
+
+# The run table's own columns first (runs.py), then what else a reader may ask of a run.
+_RECORD: Final = (
+    "kind", "params", "tokens", "loss", "teacher_loss", "teacher_params", "teacher_tokens", "teacher", "flops", "seed",
+    "unique_tokens", "lr", "batch_tokens", "study", "id",
+)  # fmt: skip
+_SPEC: Final = ("schedule", "lam", "tau", "divergence", "targets", "classes")
+_MORE: Final = (
+    "kl", "bits_per_byte", "epochs", "context", "vocab", "steps", "eval_tokens", "branched_at", "sharing",
+    "flops_teacher", "wall_seconds", "cpu_seconds", "other_seconds", "mfu", "sessions",
+)  # fmt: skip
+COLUMNS: Final[tuple[str, ...]] = (*_RECORD, "roles", *_SPEC, *_MORE)
+
+
+def rows_of(runs: Sequence[Planned], store: Store) -> list[dict[str, Any]]:
+    """One row a run that is done, in the study's order, but for trunks; a teacher's tokens are its own record's."""
+    rows: list[dict[str, Any]] = []
+    for run in runs:
+        record = store.record(run.id)
+        if run.is_trunk or record is None or record.outcome != "completed":
+            continue
+        row = {name: getattr(record, name) for name in (*_RECORD, *_MORE)}
+        teacher = None if run.teacher is None else store.record(run.teacher)
+        if teacher is not None:
+            row |= {"teacher_tokens": teacher.tokens, "teacher_params": teacher.params}
+        distilled = run.spec.teacher is not None
+        row |= {name: getattr(run.spec, name) if distilled or name == "schedule" else None for name in _SPEC}
+        rows.append({name: (row | {"roles": " ".join(run.roles)})[name] for name in COLUMNS})
+    return rows
+
+
+def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """The whole table or nothing, by the file's ending; `distillscale fit` reads either."""
+    if path.suffix.lower() in (".parquet", ".pq"):
+        content = _parquet(path, rows)
+    else:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            {k: "" if v is None else repr(v) if isinstance(v, float) else v for k, v in row.items()} for row in rows
+        )
+        content = text.getvalue().encode()
+    home = path.resolve()
+    draft = home.with_name(f".{home.name}.{os.getpid()}")
+    try:
+        draft.write_bytes(content)
+        os.replace(draft, home)
+    except OSError as error:
+        with suppress(OSError):
+            draft.unlink()
+        raise InputError(f"{str(path)!r} cannot be written: {error.strerror or error}; check the path") from None
+
+
+def _parquet(path: Path, rows: Sequence[dict[str, Any]]) -> bytes:
+    try:
+        arrow: Any = import_module("pyarrow")
+        parquet: Any = import_module("pyarrow.parquet")
+    except ImportError:
+        raise InputError(f"{str(path)!r} is Parquet, which needs pyarrow; pip install 'distillscale[tables]'") from None
+    table = arrow.table({name: arrow.array([row[name] for row in rows]) for name in COLUMNS})
+    sink = arrow.BufferOutputStream()
+    parquet.write_table(table, sink)
+    return sink.getvalue().to_pybytes()
+
+
+def schedule_pairs(runs: Sequence[Planned], store: Store) -> list[dict[str, Any]]:
+    """Runs alike but for wsd against cosine: what the schedule that saves costs in loss, where both ran."""
+    pairs: dict[str, dict[str, RunRecord]] = defaultdict(dict)
+    for run in runs:
+        record = store.record(run.id)
+        if record is not None and record.outcome == "completed" and run.spec.schedule in ("wsd", "cosine"):
+            content = {
+                k: v for k, v in run.spec.content().items() if k not in ("schedule", "decay_fraction", "warmup_tokens")
+            }
+            pairs[repr(sorted(content.items()))][run.spec.schedule] = record
+    return [
+        {
+            "params": pair["wsd"].params,
+            "tokens": pair["wsd"].tokens,
+            "seed": pair["wsd"].seed,
+            "wsd_loss": pair["wsd"].loss,
+            "cosine_loss": pair["cosine"].loss,
+            "difference_nats": (pair["wsd"].loss or 0.0) - (pair["cosine"].loss or 0.0),
+        }
+        for pair in pairs.values()
+        if len(pair) == 2
+    ]
