@@ -55,11 +55,9 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         content = _parquet(path, rows)
     else:
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(
-            {k: "" if v is None else repr(v) if isinstance(v, float) else v for k, v in row.items()} for row in rows
-        )
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows([_cell(row[name]) for name in COLUMNS] for row in rows)
         content = text.getvalue().encode()
     home = path.resolve()
     draft = home.with_name(f".{home.name}.{os.getpid()}")
@@ -70,6 +68,10 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         with suppress(OSError):
             draft.unlink()
         raise InputError(f"{str(path)!r} cannot be written: {error.strerror or error}; check the path") from None
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else repr(value) if isinstance(value, float) else str(value)
 
 
 def _parquet(path: Path, rows: Sequence[dict[str, Any]]) -> bytes:

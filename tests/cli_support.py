@@ -52,8 +52,9 @@ def invoke(*args: str, env: Mapping[str, str] | None = None, cwd: Path | None = 
     kept = sys.argv, sys.stdout, sys.stderr, dict(os.environ), Path.cwd()
     try:
         sys.argv, sys.stdout, sys.stderr = ["distillscale", *args], out, err
+        inside = _environment(env or {})
         os.environ.clear()
-        os.environ.update(_environment(env or {}))
+        os.environ.update(inside)
         os.chdir(cwd or kept[4])
         code: object = None
         with warnings.catch_warnings():

@@ -19,10 +19,10 @@ import pytest
 import torch
 from train_support import TinyTeacher, same_run, spec, token_data, train_until
 
+from distillscale.claim import claimed
 from distillscale.errors import InputError
 from distillscale.record import RunRecord
 from distillscale.train import checkpoint
-from distillscale.claim import claimed
 from distillscale.train.data import TokenData
 from distillscale.train.loop import Interrupted, Saving, run
 

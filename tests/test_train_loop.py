@@ -21,6 +21,7 @@ from train_support import VOCAB, TinyTeacher, digest, same_run, spec, token_data
 
 from distillscale.errors import InputError
 from distillscale.record import RunRecord
+from distillscale.schedule import decay_start, lr_factor
 from distillscale.train import checkpoint, loop, student
 from distillscale.train.data import TokenData
 from distillscale.train.evaluate import evaluate_model
@@ -28,7 +29,6 @@ from distillscale.train.loop import Interrupted, Progress, Saving, run, run_many
 from distillscale.train.machine import autocast, matmul_peak, pick_precision, versions
 from distillscale.train.optimiser import AdamW
 from distillscale.train.rehearsal import rehearse
-from distillscale.schedule import decay_start, lr_factor
 from distillscale.train.student import Micro, Student, build, load_start
 
 CPU = torch.device("cpu")
