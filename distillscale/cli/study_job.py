@@ -8,10 +8,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, TextIO
-
-import click
 
 from ..claim import Busy, Claim, claimed
 from ..errors import DistillscaleError
@@ -63,19 +61,13 @@ class Jobs:
                 if self._orphaned.is_set():
                     return 0
                 continue
-            code, reason = self._ended(ids)
+            code, reason = self.one(ids)
             sys.stdout.write(json.dumps({"code": code, "reason": reason}) + "\n")
             sys.stdout.flush()
         return STOPPED
 
-    def one(self, ids: Sequence[str]) -> int:
-        """One job; the reason of an end that is no success goes to stderr."""
-        code, reason = self._ended(ids)
-        if reason:
-            click.echo(f"distillscale: {reason}", err=True)
-        return code
-
-    def _ended(self, ids: Sequence[str]) -> tuple[int, str]:
+    def one(self, ids: Sequence[str]) -> tuple[int, str]:
+        """One job: its exit code, and the reason where that is not 0."""
         try:
             with ExitStack() as stack:
                 claims = [stack.enter_context(self._claim(id_)) for id_ in ids]
@@ -88,7 +80,7 @@ class Jobs:
             traceback.print_exc()
             return 1, " ".join(f"{type(error).__name__}: {error}".split())
 
-    def _claim(self, id_: str):
+    def _claim(self, id_: str) -> AbstractContextManager[Claim]:
         folder = self._store.folder(id_)
         folder.mkdir(parents=True, exist_ok=True)
         return claimed(folder, JOB)
