@@ -28,8 +28,10 @@ class Shape(NamedTuple):
     context: int
     steps: int
 
-    def __str__(self) -> str:
-        return f"d = {self.student[1]} under {self.teacher[1]}, V = {self.vocab}, T = {self.context}"
+    def label(self, taught: bool) -> str:
+        """The student's width, its teacher's where it has one, and the sequences."""
+        under = f" under {self.teacher[1]}" if taught else ""
+        return f"d = {self.student[1]}{under}, V = {self.vocab}, T = {self.context}"
 
 
 SHAPES = (
@@ -65,22 +67,23 @@ def _compare(
     first = _measure(ours, folder, shape, foreign=False)
     others = {way: _measure(way, folder, shape, foreign=foreign) for way, (_, _, foreign) in rivals.items()}
     last = _measure(ours, folder, shape, foreign=False)
+    where = shape.label(taught=ours == "ours-kd")
     for way, (name, target, _) in rivals.items():
         found = (first, last, others[way])
         if broken := next((one for one in found if isinstance(one, str)), None):
-            yield Line(what=f"{what}, {shape}: {name}", note=broken)
+            yield Line(what=f"{what}, {where}: {name}", note=broken)
             continue
         seconds = [float(one) for one in found]
         rates = 2 * TOKENS / (seconds[0] + seconds[1]), TOKENS / seconds[2]
         ratio = rates[0] / rates[1]
         yield Line(
-            what=f"{what}, {shape}: {name}",
+            what=f"{what}, {where}: {name}",
             ours=f"{rates[0]:,.0f} tokens/s",
             rival=f"{rates[1]:,.0f} tokens/s",
             ratio=times(ratio),
             target="-" if target is None else f"≥ {times(target)}",
             met=None if target is None else ratio >= target,
-            note=f"CPU seconds, {TOKENS} tokens a step, {shape.student[0]} layers under {shape.teacher[0]}; "
+            note=f"CPU seconds, {TOKENS} tokens a step, student of {shape.student[0]} layers, teacher of {shape.teacher[0]}; "
             f"{shape.steps} steps with data, logging, clipping and AdamW",
         )
 
