@@ -83,8 +83,8 @@ def _compare(
             ratio=times(ratio),
             target="-" if target is None else f"≥ {times(target)}",
             met=None if target is None else ratio >= target,
-            note=f"CPU seconds, {TOKENS} tokens a step, student of {shape.student[0]} layers, teacher of {shape.teacher[0]}; "
-            f"{shape.steps} steps with data, logging, clipping and AdamW",
+            note=f"CPU seconds, {TOKENS} tokens a step, student of {shape.student[0]} layers, teacher of "
+            f"{shape.teacher[0]}; {shape.steps} steps with data, logging, clipping and AdamW",
         )
 
 
