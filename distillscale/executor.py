@@ -187,9 +187,11 @@ class LocalExecutor:
     def __enter__(self) -> LocalExecutor:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        """Idle workers go by themselves once their input ends; one that still works is asked to."""
-        if any(worker.job is not None for worker in self._workers):
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Idle workers go by themselves once their input ends; one that still works is asked to, unless in a hurry."""
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._kill()
+        elif any(worker.job is not None for worker in self._workers):
             self.cancel()
         for worker in self._workers:
             if worker.process.stdin is not None:

@@ -29,7 +29,8 @@ _MORE: Final = (
     "kl", "bits_per_byte", "epochs", "context", "vocab", "steps", "eval_tokens", "branched_at", "sharing",
     "flops_teacher", "wall_seconds", "cpu_seconds", "other_seconds", "mfu", "sessions",
 )  # fmt: skip
-COLUMNS: Final[tuple[str, ...]] = (*_RECORD, "roles", *_SPEC, *_MORE)
+COLUMNS: Final[tuple[str, ...]] = (*_RECORD, "roles", "curve", *_SPEC, *_MORE)
+"""`curve` is the trunk that a run branched off, or the run itself: rows of one curve are not independent."""
 
 
 def rows_of(runs: Sequence[Planned], store: Store) -> list[dict[str, Any]]:
@@ -45,8 +46,13 @@ def rows_of(runs: Sequence[Planned], store: Store) -> list[dict[str, Any]]:
             row |= {"teacher_tokens": teacher.tokens, "teacher_params": teacher.params}
         distilled = run.spec.teacher is not None
         row |= {name: getattr(run.spec, name) if distilled or name == "schedule" else None for name in _SPEC}
-        rows.append({name: (row | {"roles": " ".join(run.roles)})[name] for name in COLUMNS})
+        row |= {"roles": " ".join(run.roles), "curve": _curve(run, record)}
+        rows.append({name: row[name] for name in COLUMNS})
     return rows
+
+
+def _curve(run: Planned, record: RunRecord) -> str:
+    return run.id if record.branched_at is None or run.trunk is None else run.trunk
 
 
 def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:

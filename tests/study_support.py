@@ -142,7 +142,17 @@ class LawExecutor:
 
 
 # Columns that say how a run was carried out; every other one is what came out.
-_HOW = ("wall_seconds", "cpu_seconds", "other_seconds", "mfu", "sessions", "sharing", "branched_at", "flops_teacher")
+_HOW = (
+    "wall_seconds",
+    "cpu_seconds",
+    "other_seconds",
+    "mfu",
+    "sessions",
+    "sharing",
+    "branched_at",
+    "curve",
+    "flops_teacher",
+)
 
 
 def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

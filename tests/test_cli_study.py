@@ -156,7 +156,7 @@ def test_study_fit_is_the_fit_of_its_table(ran: Path) -> None:
     assert found.json()["law"] == "chinchilla"
     table = ran / "runs" / "study" / "runs.csv"
     assert len(read_runs(table)) == 13
-    assert found == invoke("fit", str(table), "--bootstrap", "0", "--json", "--name", "study", cwd=ran)
+    assert found == invoke("fit", str(table), "--bootstrap", "0", "--cluster", "curve", "--json", cwd=ran)
     table.unlink()
 
 
@@ -292,6 +292,7 @@ def test_a_polite_stop_saves_and_says_how_to_go_on(fresh: Path) -> None:
         found = invoke("study", "status", "study.toml", "--json", cwd=fresh).json()
         assert (found["running"], found["done"]) == (1, 0)
         assert 0 < found["flops_running"] < found["flops_total"]
+        assert re.search(r"running +N +steps", invoke("study", "status", "study.toml", cwd=fresh).out)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -340,6 +341,28 @@ def test_a_job_is_one_command_with_an_exit_code(fresh: Path) -> None:
     assert not list((fresh / "runs").rglob("step-*"))
     found = invoke("study", "status", "study.toml", "--json", cwd=fresh).json()
     assert found["done"] == 1 + len(decays)
+
+
+@pytest.mark.parametrize("targets", ['"hidden"', '"topk"\nclasses = 8', '"online"'])
+def test_targets_may_come_from_a_cache_and_teachers_from_outside(targets: str, ran: Path, fresh: Path) -> None:
+    """The cache is made once and serves every student; a path beside the study names a teacher of another one."""
+    (teacher,) = (row["id"] for row in rows(ran) if row["roles"] == "supervised teacher")
+    shutil.copytree(ran / "runs" / "study" / teacher, fresh / "big")
+    swap = ('teachers = ["d32"]\nteacher_tokens = 2560', f'teacher_folders = "big"\ntargets = {targets}')
+    write(fresh, swap, ("branching = true", "branching = false"), text=MINI)
+    listed = invoke("study", "dry-run", "study.toml", "--no-measure", "--json", cwd=fresh).json()["list"]
+    for run in (run for run in listed if run["roles"] == ["student"]):
+        assert invoke("study", "job", "study.toml", run["id"], cwd=fresh) == Result(0, "", "")
+    taught = [row for row in rows(fresh) if row["kind"] == "distillation"]
+    (loss,) = (row["loss"] for row in rows(ran) if row["id"] == teacher)
+    assert len(taught) == 4
+    assert all(row["teacher_loss"] == pytest.approx(loss, rel=1e-6) for row in taught)
+    assert {row["teacher"] for row in taught} == {"big"}
+    caches = list((fresh / "runs" / "study" / "caches").glob("*"))
+    assert len(caches) == (0 if "online" in targets else 1)
+    if "topk" not in targets:
+        alike = [row["loss"] for row in rows(ran) if row["kind"] == "distillation"]
+        assert sorted(row["loss"] for row in taught) == pytest.approx(sorted(alike), rel=1e-3)
 
 
 def test_progress_is_a_line_where_there_is_no_terminal(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:

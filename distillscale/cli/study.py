@@ -258,6 +258,7 @@ def export(study: Path, root: Path | None, out: str, as_json: bool) -> None:
 @click.option(
     "--bootstrap", type=WHOLE(0, 100_000), default=1000, show_default=True, help="Resamples behind intervals."
 )
+@click.option("--cluster", metavar="COLUMN", help="Runs resampled together.  [default: the teacher, or the trunk]")
 @click.option("--hold-out", metavar="RULE", help="Leave rows out and score them: 'loss<2.3', 'params>5e8'.")
 @click.option("--out", metavar="LAW.json", help="Write the law, for --law of the other commands.")
 @seed_option
@@ -269,6 +270,7 @@ def fit(
     root: Path | None,
     form: str,
     bootstrap: int,
+    cluster: str | None,
     hold_out: str | None,
     out: str | None,
     seed: int,
@@ -276,7 +278,8 @@ def fit(
 ) -> None:
     """Fit a law to the runs that STUDY has so far, as `distillscale fit` does to any run table.
 
-    The table is kept as runs.csv in the study's folder. Runs with another schedule than that of [run], which are there
+    The table is kept as runs.csv in the study's folder. Decays off one trunk share most of their training and are
+    resampled together. Runs with another schedule than that of [run], which are there
     for comparison, are left out.
     """
     from ..export import rows_of, write_table
@@ -288,9 +291,11 @@ def fit(
         raise InputError(f"study {str(study)!r} has no finished run to fit; `distillscale study run` makes them")
     path = opened.store.root / "runs.csv"
     write_table(path, rows)
+    if cluster is None and form != "distillation" and any(row["curve"] != row["id"] for row in rows):
+        cluster = "curve"
     ctx.invoke(
-        fit_command, file=path, form=form, bootstrap=bootstrap, hold_out=hold_out, out=out, seed=seed, as_json=as_json,
-        name=opened.study.name,
+        fit_command, file=path, form=form, bootstrap=bootstrap, cluster=cluster, hold_out=hold_out, out=out, seed=seed,
+        as_json=as_json, name=opened.study.name,
     )  # fmt: skip
 
 

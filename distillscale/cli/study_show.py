@@ -163,6 +163,7 @@ def show_status(study: Study, runs: Sequence[Planned], store: Store, status: Sta
     rows = [(name, str(counts[name])) for name in names if counts[name] or name in ("running", "failed", "missing")]
     rows.append(("FLOPs done", f"{format_flops(status.flops_done)} of {format_flops(status.flops_total)}"))
     table(("runs", ""), rows)
+    _show_running(runs, store, status)
     reasons = [f"{id_}: {reason}" for id_, reason in status.reasons.items()]
     more = [f"and {len(reasons) - _SHOWN} more"] if len(reasons) > _SHOWN else []
     bullets("Failed, and waiting for what failed", reasons[:_SHOWN] + more)
@@ -170,6 +171,18 @@ def show_status(study: Study, runs: Sequence[Planned], store: Store, status: Sta
         differences = [pair["difference_nats"] for pair in pairs]
         mean, worst = sum(differences) / len(pairs), max(differences, key=abs)
         line(f"wsd against cosine, {len(pairs)} pairs: {mean:+.4f} nats on average, {worst:+.4f} at most")
+
+
+def _show_running(runs: Sequence[Planned], store: Store, status: Status) -> None:
+    from ..store import State
+
+    running = [run for run in runs if status.states[run.id] is State.RUNNING]
+    rows = [
+        (f"{run.id} {', '.join(run.roles)}", format_count(run.params), f"{store.steps(run.id)} of {run.spec.steps}")
+        for run in running[:_SHOWN]
+    ]
+    if rows:
+        table(("running", "N", "steps"), rows)
 
 
 class _Rate:
