@@ -149,7 +149,7 @@ def _planned(spec: RunSpec, roles: tuple[str, ...], specs: Mapping[str, RunSpec]
 
 
 def _branched(runs: list[Planned], vocab: int, where: str) -> list[Planned]:
-    """Runs that differ in their length alone become decays off a trunk of theirs."""
+    """Runs that differ in their length and decay alone become decays off a trunk of theirs."""
     families: dict[str, list[Planned]] = defaultdict(list)
     for run in runs:
         if run.spec.schedule == "wsd":
@@ -163,7 +163,7 @@ def _branched(runs: list[Planned], vocab: int, where: str) -> list[Planned]:
     out = {run.id: run for run in runs}
     for kin in families.values():
         starts = {run.id: decay_start(run.spec) for run in kin}
-        # The shortest decay of several shares nothing that the others do not; one run alone shares nothing at all.
+        # One run alone has nobody to share with, and one that decays from its first step nothing to share.
         usable = [run for run in kin if starts[run.id] > 0]
         if len(usable) < 2:
             continue
@@ -175,8 +175,9 @@ def _branched(runs: list[Planned], vocab: int, where: str) -> list[Planned]:
 
 
 def _kin(run: Planned) -> str:
-    """What a run has in common with those that differ from it in length alone."""
-    content = {name: value for name, value in run.spec.content().items() if name != "tokens"}
+    """What a run has in common with those that may branch off the same trunk: all but its length and its decay."""
+    free = ("tokens", "decay_fraction", "final_lr_ratio")
+    content = {name: value for name, value in run.spec.content().items() if name not in free}
     return repr(sorted(content.items()))
 
 

@@ -115,6 +115,8 @@ def test_a_study_ends_in_records_and_a_table(ran: Path) -> None:
     for row in taught:
         assert row["teacher_loss"] == pytest.approx(teacher["loss"], rel=1e-6)
         assert (row["teacher_tokens"], row["teacher_params"]) == (2560, teacher["params"])
+        # Two students to every pass, in the trunk as in the decays.
+        assert row["flops_teacher"] == pytest.approx(teacher["flops"] / 3 * row["tokens"] / 2560 / 2, rel=1e-9)
     # Nothing is left of what only the way there needed.
     left = {path.name for path in (ran / "runs" / "study").rglob("*") if path.is_file()}
     assert left == {"spec.json", "metrics.jsonl", "record.json", "checkpoint.json", "model.safetensors"}

@@ -45,7 +45,7 @@ def lengths(draw: Any, units: tuple[str, ...]) -> Lengths:
 def protocols(draw: Any) -> Protocol:
     kind = draw(st.sampled_from(sorted(KINDS)))
     units, teacher_units = KINDS[kind]
-    fields = draw(st.sampled_from([{}, {"lr": (0.01, 0.02)}]))
+    fields = draw(st.sampled_from([{}, {"lr": (0.01, 0.02)}, {"decay_fraction": (0.1, 0.3)}]))
     if kind != "supervised":
         fields = fields | draw(st.sampled_from([{}, {"lam": (0.5, 1.0)}, {"tau": (2.0,)}]))
     return Protocol(
