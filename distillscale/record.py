@@ -59,16 +59,20 @@ class RunRecord:
     wall_seconds: float
     """Of training steps; evaluation and checkpoints are in `other_seconds`."""
     cpu_seconds: float
+    """Of training steps, summed over threads and processes."""
     other_seconds: float
     mfu: float | None
-    """(flops_student + flops_teacher) / wall_seconds / peak_flops."""
+    """(flops_student + flops_teacher) / wall_seconds / (processes · peak_flops)."""
     peak_flops: float | None
-    """Measured FLOP/s of a large matrix product with the same threads and precision."""
+    """Measured FLOP/s of a large matrix product in one process, with the same threads and precision."""
     precision: str
     device: str
     threads: int
+    """Of each process."""
+    processes: int = 1
+    """That trained together, in the last session."""
     sessions: int
-    """Processes that the run took; more than one means that it was resumed."""
+    """Times that the run was started; more than one means that it was resumed."""
     branched_at: int | None = None
     """Tokens already trained by the trunk that the run began from."""
     sharing: int = 1

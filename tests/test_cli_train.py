@@ -21,7 +21,7 @@ from train_support import token_data
 from distillscale.cli import cli
 from distillscale.cli.data_prepare import data as data_group
 from distillscale.cli.training import distill, evaluate, train
-from distillscale.train import loop
+from distillscale.train import running
 from distillscale.train.data import TokenData
 
 for _command in (train, distill, evaluate, data_group):
@@ -150,13 +150,13 @@ def test_a_dry_run_writes_nothing_and_says_what_a_run_takes(command: str, home: 
 
 
 def test_a_diverged_run_is_exit_4(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    update = loop.Student.update
+    update = running.Student.update
 
     def explode(self: Any) -> Any:
         moved = update(self)
         return moved._replace(loss=float("nan")) if self.step > 5 else moved
 
-    monkeypatch.setattr(loop.Student, "update", explode)
+    monkeypatch.setattr(running.Student, "update", explode)
     (home / "wild.toml").write_text(TEACHER.replace("runs/teacher", "runs/wild"))
     done = invoke("train", "wild.toml", "--json", cwd=home)
     assert done.code == 4

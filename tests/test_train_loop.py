@@ -22,7 +22,7 @@ from train_support import VOCAB, TinyTeacher, digest, same_run, spec, token_data
 from distillscale.errors import InputError
 from distillscale.record import RunRecord
 from distillscale.schedule import decay_start, lr_factor
-from distillscale.train import checkpoint, loop, student
+from distillscale.train import checkpoint, loop, running, student
 from distillscale.train.data import TokenData
 from distillscale.train.evaluate import evaluate_model
 from distillscale.train.loop import Interrupted, Progress, Saving, run, run_many
@@ -309,7 +309,7 @@ def test_the_four_losses_are_those_of_dense_tensors(tmp_path: Path, data: TokenD
     record = run(run_spec, data=data, out=tmp_path, teacher=tiny)
     model = build(run_spec, VOCAB, CPU)
     found = load_file(tmp_path / "model" / "model.safetensors")
-    student.copy_into(dict(model.named_parameters()), found, "model")
+    checkpoint.copy_into(dict(model.named_parameters()), found, "model")
     sums = torch.zeros(4, dtype=torch.float64)
     count = 0
     with torch.no_grad():
@@ -366,7 +366,7 @@ def test_weights_to_start_from(tmp_path: Path, data: TokenData) -> None:
 def test_long_runs_log_every_so_many_steps_and_the_last(
     tmp_path: Path, data: TokenData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "_LOGGED", 10)
+    monkeypatch.setattr(running, "_LOGGED", 10)
     run(spec(tokens=37 * 64), data=data, out=tmp_path)
     assert [row["step"] for row in metrics(tmp_path)] == [*range(3, 37, 3), 37]
 
@@ -469,11 +469,11 @@ def test_precision_is_what_is_faster_here_and_stays_over_a_resume(
 ) -> None:
     assert pick_precision("bf16", CPU) == "bf16"
     assert pick_precision("auto", CPU) in ("fp32", "bf16")
-    monkeypatch.setattr(loop, "pick_precision", lambda *_: "bf16")
+    monkeypatch.setattr(running, "pick_precision", lambda *_: "bf16")
     calls = iter(range(1, 100))
     with pytest.raises(Interrupted):
         run(spec(), data=data, out=tmp_path, stop=lambda: next(calls) >= 3)
-    monkeypatch.setattr(loop, "pick_precision", lambda *_: "fp32")
+    monkeypatch.setattr(running, "pick_precision", lambda *_: "fp32")
     assert run(spec(), data=data, out=tmp_path).precision == "bf16"
 
 

@@ -2,6 +2,8 @@
 
     checkpoint/step-000000488/  model.safetensors  optimizer.safetensors  checkpoint.json
 
+Where tensors are cut between processes, folders `model/` and `optimizer/` hold one file of each process (`shards`).
+
 A checkpoint is written into a draft folder, flushed to disk and renamed, so that a process killed at any moment leaves
 the previous one. `checkpoint.json` holds the state, the size and the hash of every file, and a hash of itself; a file
 that does not match is named, and nothing falls back to an older checkpoint in silence. No pickle is read or written.
@@ -16,13 +18,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -32,7 +35,7 @@ from ..record import write_json
 from ..units import format_bytes
 from .manifest import canonical, hash_file
 
-__all__ = ["Checkpoint", "discard", "load", "prune", "save", "steps", "sweep"]
+__all__ = ["Checkpoint", "copy_into", "discard", "load", "prune", "save", "steps", "sweep"]
 
 FORMAT = "distillscale-checkpoint/1"
 _STATE = "checkpoint.json"
@@ -44,11 +47,26 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What was saved: groups of tensors by name, and the state beside them."""
+    """A verified checkpoint: where its tensors lie, and the state beside them."""
 
     step: int
-    tensors: Mapping[str, Tensors]
+    folder: Path
+    files: tuple[str, ...]
     state: Mapping[str, Any]
+
+    @property
+    def sharded(self) -> bool:
+        """Written by several processes, a share of each tensor by each; see `shards`."""
+        return any("/" in name for name in self.files)
+
+    @property
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Groups of whole tensors by name, read anew."""
+        if self.sharded:
+            from .shards import whole_groups
+
+            return whole_groups(self)
+        return {Path(name).stem: _read(self.folder / name) for name in self.files}
 
 
 def folder_of(home: Path, step: int) -> Path:
@@ -67,14 +85,35 @@ def steps(home: Path) -> list[int]:
 
 def save(home: Path, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any]) -> Path:
     """Write the checkpoint of `step`, durably and all at once; where the disk refuses, nothing else is touched."""
-    final, draft = folder_of(home, step), home / f"{_DRAFT}{step}-{os.getpid()}"
-    if final.is_dir():  # a run that was resumed before this step arrives here with the same content
-        return final
-    try:
+    draft = begin(home, step, tensors)
+    if draft is not None:
+        with undone(draft, home, step, tensors):
+            write_folder(draft, {"step": step, "state": dict(state)}, tensors)
+            publish(draft, home, step)
+    return folder_of(home, step)
+
+
+def begin(home: Path, step: int, tensors: Mapping[str, Tensors]) -> Path | None:
+    """A draft's folder, or None where the checkpoint is there: a run resumed before this step comes by it again."""
+    if folder_of(home, step).is_dir():
+        return None
+    draft = home / f"{_DRAFT}{step}-{os.getpid()}"
+    with undone(draft, home, step, tensors):
         draft.mkdir(parents=True)
-        write_folder(draft, {"step": step, "state": dict(state)}, tensors)
-        os.rename(draft, final)
-        _flush(home)
+    return draft
+
+
+def publish(draft: Path, home: Path, step: int) -> None:
+    """The draft becomes the checkpoint in one move."""
+    os.rename(draft, folder_of(home, step))
+    flush(home)
+
+
+@contextmanager
+def undone(draft: Path, home: Path, step: int, tensors: Mapping[str, Tensors]) -> Generator[None]:
+    """A failure in this block deletes the draft and says in one line what is left to go on from."""
+    try:
+        yield
     except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
         size = sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
@@ -85,7 +124,6 @@ def save(home: Path, step: int, tensors: Mapping[str, Tensors], state: Mapping[s
             f"the checkpoint of step {step} could not be written to {str(home)!r}: {reason}; {kept} when "
             f"there is room for {format_bytes(size)}; free it and start the run again"
         ) from None
-    return final
 
 
 def write_folder(folder: Path, body: Mapping[str, Any], tensors: Mapping[str, Tensors]) -> None:
@@ -94,11 +132,21 @@ def write_folder(folder: Path, body: Mapping[str, Any], tensors: Mapping[str, Te
     for name, group in tensors.items():
         path = folder / f"{name}.safetensors"
         save_file({key: tensor.detach().contiguous() for key, tensor in group.items()}, path)
-        _flush(path)
-        files[path.name] = {"bytes": path.stat().st_size, "blake2b": hash_file(path)}
-    body = {"format": FORMAT, **body, "files": files}
+        files[path.name] = settled(path)
+    seal(folder, body, files)
+
+
+def settled(path: Path) -> dict[str, Any]:
+    """What a file is recognised by, once it is on the disk."""
+    flush(path)
+    return {"bytes": path.stat().st_size, "blake2b": hash_file(path)}
+
+
+def seal(folder: Path, body: Mapping[str, Any], files: Mapping[str, Any]) -> None:
+    """`checkpoint.json`, by which the folder is whole."""
+    body = {"format": FORMAT, **body, "files": dict(files)}
     write_json(folder / _STATE, {**body, "blake2b": _seal(body)})
-    _flush(folder)
+    flush(folder)
 
 
 def load(home: Path, step: int) -> Checkpoint:
@@ -111,14 +159,36 @@ def load(home: Path, step: int) -> Checkpoint:
     )
     folder = folder_of(home, step)
     body = read_folder(folder, remedy)
-    tensors: dict[str, Tensors] = {}
-    for name in body["files"]:
-        path = folder / name
-        try:
-            tensors[path.stem] = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{str(path)!r} cannot be read: {' '.join(str(error).split())}; {remedy}") from None
-    return Checkpoint(body["step"], tensors, body["state"])
+    return Checkpoint(body["step"], folder, tuple(body["files"]), body["state"])
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{str(path)!r} cannot be read: {' '.join(str(error).split())}; restore it from a copy"
+        ) from None
+
+
+def copy_into(wanted: Tensors, saved: Tensors, what: str) -> None:
+    """Copy tensors into others, all of them and nothing else."""
+    same_shapes(wanted, {name: tensor.shape for name, tensor in saved.items()}, what)
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(saved[name])
+
+
+def same_shapes(wanted: Tensors, saved: Mapping[str, Sequence[int]], what: str) -> None:
+    """Refuse a file that is of another model, by the first name or shape that differs."""
+    if strange := sorted(set(wanted).symmetric_difference(saved)):
+        raise InputError(f"{what} and its file differ in {strange[0]!r}; the file is of another shape of model")
+    for name, tensor in wanted.items():
+        if tuple(saved[name]) != tuple(tensor.shape):
+            raise InputError(
+                f"{what}: {name!r} has shape {tuple(tensor.shape)}, its file {tuple(saved[name])}; the file "
+                "is of another size of model"
+            )
 
 
 def read_folder(folder: Path, remedy: str) -> dict[str, Any]:
@@ -183,7 +253,7 @@ def _seal(body: Mapping[str, Any]) -> str:
     return blake2b(canonical(body), digest_size=16).hexdigest()
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Everything written to a file or folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -24,7 +24,7 @@ from ..spec import RunSpec
 from ..specfile import spec_of
 from . import checkpoint
 
-__all__ = ["RunFolder"]
+__all__ = ["Metrics", "RunFolder"]
 
 
 class RunFolder:

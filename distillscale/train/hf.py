@@ -85,6 +85,8 @@ class LoadedTeacher:
     output_weight: Tensor
     body: Callable[[Tensor], Tensor]
     """Tokens to hidden states."""
+    module: torch.nn.Module
+    """Whose forward pass `body` is."""
     tokenizer: Callable[[], bytes | None]
     """Its tokenizer.json, None where it has none."""
     tokenizer_hash: str | None = None
@@ -169,6 +171,7 @@ def _of_transformer(
         context=model.arch.context,
         output_weight=model.output_weight.detach(),
         body=model,
+        module=model,
         **facts,
     )
 
@@ -199,6 +202,7 @@ def _foreign(path: Path, gguf: str | None, context: int | None, device: Any, dty
         context=longest,
         output_weight=weight,
         body=body,
+        module=model.base_model,
         tokenizer=cache(lambda: _gguf_tokenizer(path, gguf)) if gguf else lambda: _tokenizer_of(path),
     )
 

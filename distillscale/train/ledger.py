@@ -100,6 +100,7 @@ def record_of(
     arch, steps, threads = student.model.arch, student.step, torch.get_num_threads()
     stream = stream_of(spec, data)
     peak = matmul_peak(student.device, student.precision, threads)
+    processes = student.world.size
     flops, wall = ledger.flops_student + ledger.flops_teacher, ledger.steps.wall
     return RunRecord(
         id=spec.id,
@@ -132,11 +133,12 @@ def record_of(
         wall_seconds=wall,
         cpu_seconds=ledger.steps.cpu,
         other_seconds=ledger.other_seconds,
-        mfu=flops / wall / peak if wall else None,
+        mfu=flops / wall / (peak * processes) if wall else None,
         peak_flops=peak,
         precision=student.precision,
         device=str(student.device),
         threads=threads,
+        processes=processes,
         sessions=ledger.sessions,
         branched_at=ledger.branched_at,
         data_hash=data.hash,

@@ -12,7 +12,6 @@ Shape suffixes: B sequences of a micro-batch, T context, D d_model, N = B·T tok
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..schedule import lr_factor
 from ..spec import RunSpec
-from .checkpoint import read_folder
+from .checkpoint import Checkpoint, copy_into, read_folder
 from .logits import Targets
 from .loss import target_loss
 from .machine import autocast
@@ -32,8 +31,10 @@ from .model import Transformer
 from .mup import param_groups
 from .notation import import_model
 from .optimiser import AdamW
+from .parallel import clip_gradients, is_shard, spread, synchronised, whole
+from .world import ALONE, World
 
-__all__ = ["Micro", "Moved", "Student", "build", "copy_into", "load_start"]
+__all__ = ["Micro", "Moved", "Student", "build", "load_start"]
 
 
 class Micro(NamedTuple):
@@ -104,44 +105,60 @@ def load_start(path: Path) -> Transformer:
 
 
 class Student:
-    """A model, its optimiser and its position; `accumulate` as often as there are micro-batches, then `update`."""
+    """A model, its optimiser and its position; `accumulate` as often as there are micro-batches, then `update`.
 
-    def __init__(self, spec: RunSpec, model: Transformer, precision: str) -> None:
-        self.spec, self.model, self.precision, self.step = spec, model, precision, 0
-        self.device = next(model.parameters()).device
-        self.forward = cast("Callable[[Tensor], Tensor]", torch.compile(model) if spec.compile else model)
+    In a world of several processes each accumulates its own sequences of the batch, and all update together.
+    """
+
+    def __init__(
+        self, spec: RunSpec, model: Transformer, precision: str, world: World = ALONE, *, shard: bool = False
+    ) -> None:
+        self.spec, self.model, self.precision, self.world, self.step = spec, model, precision, world, 0
+        self.forward = spread(model, world, shard=shard, compiled=spec.compile)
+        self._named: dict[str, nn.Parameter] = dict(model.named_parameters())
+        self.device = next(iter(self._named.values())).device
         groups = param_groups(model, lr=spec.lr, weight_decay=spec.weight_decay)
         self.optimiser = AdamW(groups, beta1=spec.beta1, beta2=spec.beta2, eps=spec.eps)
-        self._passes = spec.sequences // spec.micro_sequences
+        share = spec.sequences // world.size
+        self.micro_sequences = math.gcd(share, spec.micro_sequences)
+        """Of one forward pass here: the spec's, or the most below it that cut this process's share evenly."""
+        self._passes = share // self.micro_sequences
         self._seen: list[Tensor] = []
+
+    @property
+    def sharded(self) -> bool:
+        """This process has a share of each tensor."""
+        return any(map(is_shard, self._named.values()))
 
     def accumulate(self, micro: Micro, targets: Targets | None) -> None:
         """Forward and backward of one micro-batch, weighed so that all of a batch's average to its mean (Eq 7)."""
         spec = self.spec
-        with autocast(self.device, self.precision):
-            loss, parts = target_loss(
-                self.forward(micro.tokens_BT).flatten(0, 1),
-                self.model.output_weight,
-                targets,
-                micro.labels_N,
-                lam=0.0 if targets is None else spec.lam,
-                tau=spec.tau,
-                z_weight=spec.z_weight,
-                divergence=cast("Any", spec.divergence),
-            )
-        (loss / self._passes).backward()
+        with synchronised(self.forward, len(self._seen) + 1 == self._passes):
+            with autocast(self.device, self.precision):
+                loss, parts = target_loss(
+                    self.forward(micro.tokens_BT).flatten(0, 1),
+                    self.model.output_weight,
+                    targets,
+                    micro.labels_N,
+                    lam=0.0 if targets is None else spec.lam,
+                    tau=spec.tau,
+                    z_weight=spec.z_weight,
+                    divergence=cast("Any", spec.divergence),
+                )
+            (loss / self._passes).backward()
         self._seen.append(torch.cat((loss.detach().double()[None], parts.sums / max(parts.tokens, 1))))
 
     def update(self) -> Moved:
         """Clip and step; where the loss or its gradient is not finite, the weights stay as they were."""
         spec = self.spec
         factor = lr_factor(spec, self.step)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), spec.clip)
-        loss, next_token, divergence, entropy, _ = torch.stack(self._seen).mean(0).tolist()
+        norm = clip_gradients(self._named.values(), spec.clip)
+        seen = self.world.add(torch.stack(self._seen).mean(0)) / self.world.size
+        loss, next_token, divergence, entropy, _ = seen.tolist()
         self._seen.clear()
         if spec.divergence == "forward":
             divergence -= entropy
-        moved = Moved(loss, next_token, divergence, float(norm), factor * spec.lr)
+        moved = Moved(loss, next_token, divergence, norm, factor * spec.lr)
         if moved.finite:
             self.optimiser.step(factor)
             self.step += 1
@@ -149,28 +166,29 @@ class Student:
         return moved
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Everything that the next step depends on, beside the spec and the data."""
-        named = dict(self.model.named_parameters())
-        return {"model": {**named}, "optimizer": self.optimiser.tensors({p: name for name, p in named.items()})}
+        """Everything that the next step depends on, beside the spec and the data; shares where it is sharded."""
+        names = {parameter: name for name, parameter in self._named.items()}
+        return {"model": {**self._named}, "optimizer": self.optimiser.tensors(names)}
 
-    def restore(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Become what `tensors` was saved from; a name or shape that does not fit is named."""
+    def weights(self) -> dict[str, Tensor]:
+        """The model's tensors whole, in the first process; nothing in the others."""
+        found: dict[str, Tensor] = {}
+        for name, parameter in self._named.items():
+            tensor = whole(parameter.detach())
+            if self.world.first:
+                found[name] = tensor.cpu()
+        return found
+
+    def restore(self, found: Checkpoint) -> None:
+        """Become what was saved; a name or shape that does not fit is named."""
         mine = self.tensors()
-        for part in mine:
-            copy_into(mine[part], tensors.get(part, {}), part)
-        self.optimiser.at(step)
-        self.step = step
+        if self.sharded or found.sharded:
+            from .shards import read_into
 
-
-def copy_into(wanted: Mapping[str, Tensor], saved: Mapping[str, Tensor], what: str) -> None:
-    """Copy tensors into others, all of them and nothing else."""
-    if strange := sorted(set(wanted).symmetric_difference(saved)):
-        raise InputError(f"{what} and its file differ in {strange[0]!r}; the file is of another shape of model")
-    with torch.no_grad():
-        for name, tensor in wanted.items():
-            if saved[name].shape != tensor.shape:
-                raise InputError(
-                    f"{what}: {name!r} has shape {tuple(tensor.shape)}, its file {tuple(saved[name].shape)}; the file "
-                    "is of another size of model"
-                )
-            tensor.copy_(saved[name])
+            read_into(found, mine)
+        else:
+            saved = found.tensors
+            for part in mine:
+                copy_into(mine[part], saved.get(part, {}), part)
+        self.optimiser.at(found.step)
+        self.step = found.step

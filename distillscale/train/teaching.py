@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +19,7 @@ from ..errors import InputError
 from ..spec import RunSpec
 from .cache import CacheKey, CacheWriter, TargetCache
 from .logits import HiddenTargets, Targets
+from .world import ALONE, World
 
 if TYPE_CHECKING:
     from .data import Ids, Stream, TokenData
@@ -124,21 +128,40 @@ def fill_cache(
     data: TokenData,
     teacher: Teacher,
     progress: Callable[[int, int], None] | None = None,
+    world: World = ALONE,
 ) -> TargetCache:
     """The cache under `root` with everything that the run will read, after computing what is missing of it.
 
+    In a `world` each process asks the teacher for its share of the samples, equally often, and the first one writes.
     `progress` is told the samples passed and their number.
     """
     key = cache_key(spec, data, teacher)
     stream = stream_of(spec, data)
     total = min(spec.steps * spec.sequences, stream.unique_samples)
-    with CacheWriter(root, key, teacher.output_weight) as writer:
-        for first in range(0, total, spec.micro_sequences):
-            ids = stream.sample_ids(first, min(spec.micro_sequences, total - first))
-            ids = ids[writer.missing(ids)]
+    at_once = spec.micro_sequences * world.size
+    with ExitStack() as stack:
+        writer: list[CacheWriter] = []  # in the first process
+
+        def open_writer() -> None:
+            writer.append(stack.enter_context(CacheWriter(root, key, teacher.output_weight)))
+
+        def missing(ids: Ids) -> Ids:
+            return ids[writer[0].missing(ids)]
+
+        def add(ids: Ids, hidden: Sequence[Tensor]) -> None:
+            writer[0].add(ids, torch.cat(tuple(hidden))[: len(ids)].to(teacher.output_weight.device))
+
+        world.first_does(open_writer)
+        for first in range(0, total, at_once):
+            candidates = stream.sample_ids(first, min(at_once, total - first))
+            ids = world.first_does(partial(missing, candidates))
             if len(ids):
-                tokens = torch.from_numpy(data.read(ids, spec.context).tokens_BT)
-                writer.add(ids, teacher.hidden(tokens.to(teacher.output_weight.device)))
+                share = -(-len(ids) // world.size)
+                mine = np.resize(ids, share * world.size)[world.rank * share :][:share]  # the last ones may come twice
+                tokens = torch.from_numpy(data.read(mine, spec.context).tokens_BT)
+                hidden = world.collect(teacher.hidden(tokens.to(teacher.output_weight.device)))
+                world.first_does(partial(add, ids, hidden))
             if progress is not None:
-                progress(min(first + spec.micro_sequences, total), total)
+                progress(min(first + at_once, total), total)
+        world.first_does(stack.close)
     return TargetCache.find(root, key)

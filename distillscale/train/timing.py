@@ -99,6 +99,7 @@ def _teacher(
         context=model.arch.context,
         output_weight=model.output_weight.detach(),
         body=model,
+        module=model,
         tokenizer=lambda: None,
     )
 
