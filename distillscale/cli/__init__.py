@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import time
 from contextlib import suppress
 
 import click
@@ -52,6 +53,9 @@ def main() -> None:
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except click.ClickException as error:
+        if _one_of_many():  # all misread the same line: the first says so, before torchrun ends it for our failing
+            time.sleep(1.0)
+            sys.exit(2)
         context = getattr(error, "ctx", None)
         where = context.command_path if context else "distillscale"
         message = error.format_message().rstrip(".")
@@ -74,6 +78,11 @@ def _refuse(message: str, code: int, where: str = "distillscale") -> int:
     text = " ".join(printable(message).split())
     click.echo(f"{where}: {text}", err=True)
     return code
+
+
+def _one_of_many() -> bool:
+    """Started by torchrun, and not its first process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0"
 
 
 def _silence() -> None:

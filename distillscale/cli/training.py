@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import InputError
+from ..errors import DistillscaleError, InputError
 from .options import QUANTITY, WHOLE, json_option
 from .show import line, nats, print_json, table
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..train.hf import LoadedTeacher
     from ..train.loop import Progress
     from ..train.rehearsal import Rehearsal
+    from ..train.world import World
 
 __all__ = ["distill", "evaluate", "require_torch", "stopping", "train"]
 
@@ -42,6 +43,7 @@ _run_options = (
     click.argument("spec", metavar="SPEC", type=click.Path(path_type=Path)),
     click.option("--dry-run", is_flag=True, help="Time a few steps and say what the run would take; write nothing."),
     click.option("--threads", type=WHOLE(1, 4096), help="CPU threads.  [default: 1 below width 256, else all cores]"),
+    click.option("--shard", is_flag=True, help="Cut models between torchrun's processes, not whole in each."),
     json_option,
 )
 
@@ -57,15 +59,16 @@ def _runs(command: Callable[..., None]) -> Callable[..., None]:
     short_help="One model on text alone.",
 )
 @_runs
-def train(spec: Path, dry_run: bool, threads: int | None, as_json: bool) -> None:
+def train(spec: Path, dry_run: bool, threads: int | None, shard: bool, as_json: bool) -> None:
     """Train the model that SPEC describes, in the folder that it names.
 
     Killed at any moment, the same command goes on from the last checkpoint and ends exactly where it would have ended;
     a run that is done is only shown.
     """
     require_torch("train")
-    job = _job(spec, distilled=False)
-    _carry_out(job, dry_run, threads, as_json)
+    with _world() as world:
+        job = _job(spec, distilled=False)
+        _carry_out(job, world, dry_run, threads, shard, as_json)
 
 
 @click.command(
@@ -73,15 +76,16 @@ def train(spec: Path, dry_run: bool, threads: int | None, as_json: bool) -> None
     short_help="One model on the outputs of a teacher.",
 )
 @_runs
-def distill(spec: Path, dry_run: bool, threads: int | None, as_json: bool) -> None:
+def distill(spec: Path, dry_run: bool, threads: int | None, shard: bool, as_json: bool) -> None:
     """Distill the student that SPEC describes from the teacher in its [distill] table.
 
     The teacher is a folder of `train` or of a Hugging Face model with the data's tokenizer. Killed at any moment, the
     same command goes on from the last checkpoint; a run that is done is only shown.
     """
     require_torch("distill")
-    job = _job(spec, distilled=True)
-    _carry_out(job, dry_run, threads, as_json)
+    with _world() as world:
+        job = _job(spec, distilled=True)
+        _carry_out(job, world, dry_run, threads, shard, as_json)
 
 
 def require_torch(command: str) -> None:
@@ -101,67 +105,91 @@ def _job(path: Path, *, distilled: bool) -> Job:
     return job
 
 
-def _carry_out(job: Job, dry_run: bool, threads: int | None, as_json: bool) -> None:
+@contextmanager
+def _world() -> Generator[World | None]:
+    """The processes that torchrun started, None for one alone; what several refuse, one of them says."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        yield None
+        return
+    from ..train.world import joined
+
+    with joined() as world:
+        try:
+            yield world
+        except (DistillscaleError, OSError) as error:
+            if world.says(str(error)):
+                raise
+            raise click.exceptions.Exit(2) from None
+
+
+def _carry_out(job: Job, world: World | None, dry_run: bool, threads: int | None, shard: bool, as_json: bool) -> None:
     from ..train.data import TokenData
+    from ..train.world import ALONE
 
-    spec, data = job.spec, TokenData.open(job.data)
-    _set_threads(threads, spec.arch(data.vocab).d_model)
-    given: dict[str, Any] = {"data": data}
-    if job.teacher is not None:
-        given["teacher"] = _teacher(job.teacher, data, spec.context)
-    if job.start is not None:
-        from ..train.student import load_start
+    spec, world = job.spec, world or ALONE
+    with world.together():
+        if dry_run and world.size > 1:
+            raise InputError("--dry-run times one process; run it without torchrun")
+        data = TokenData.open(job.data)
+        _set_threads(threads, spec.arch(data.vocab).d_model, world.local_size)
+        given: dict[str, Any] = {"data": data}
+        if job.teacher is not None:
+            given["teacher"] = _teacher(job.teacher, data, spec.context, world, shard)
+        if job.start is not None:
+            from ..train.student import load_start
 
-        given["start"] = load_start(job.start)
+            given["start"] = load_start(job.start)
     if dry_run:
         from ..train.rehearsal import rehearse
 
         found = rehearse(spec, **given)
         return print_json(found.to_json()) if as_json else _show_rehearsal(found, job)
     if spec.targets != "online":
-        given["cache"] = _filled(job, given, as_json)
-    record = _run(job, given, as_json)
-    if as_json:
-        print_json(record.to_json())
-    else:
-        _show_record(record, job.out)
+        given["cache"] = _filled(job, given, world, as_json)
+    record = _run(job, given, world, shard, as_json)
+    world.first_does(lambda: print_json(record.to_json()) if as_json else _show_record(record, job.out))
     if record.outcome != "completed":
         raise click.exceptions.Exit(_FAILED)
     return None
 
 
-def _run(job: Job, given: dict[str, Any], quiet: bool) -> RunRecord:
+def _run(job: Job, given: dict[str, Any], world: World, shard: bool, quiet: bool) -> RunRecord:
     from ..train.loop import Interrupted, run
 
-    with stopping() as stop, _telling(job.out.name, quiet) as tell:
+    with stopping() as stop, _telling(job.out.name, quiet, world) as tell:
 
         def progress(now: Progress) -> None:
             if tell is not None:
                 tell(now.tokens, now.total_tokens, f"loss {now.loss:.3f}, {_rate(now.tokens_per_second)}")
 
+        given = given | {"world": world, "shard": shard, "progress": progress, "stop": stop}
         try:
-            return run(job.spec, out=job.out, trunk=job.trunk, progress=progress, stop=stop, **given)
+            return run(job.spec, out=job.out, trunk=job.trunk, **given)
         except Interrupted as reason:
-            click.echo(f"distillscale: {reason}; the same command goes on from there", err=True)
+            if world.says(str(reason)):
+                click.echo(f"distillscale: {reason}; the same command goes on from there", err=True)
             raise click.exceptions.Exit(130) from None
 
 
-def _set_threads(threads: int | None, width: int) -> None:
+def _set_threads(threads: int | None, width: int, processes: int = 1) -> None:
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(threads or (1 if width < _NARROW else cores))
+    torch.set_num_threads(threads or (1 if width < _NARROW else max(1, cores // processes)))
 
 
-def _teacher(path: Path, data: TokenData, context: int | None) -> LoadedTeacher:
+def _teacher(path: Path, data: TokenData, context: int | None, world: World, shard: bool) -> LoadedTeacher:
     """The model at `path` on the device that runs use, over exactly the data's tokens."""
     from ..train.hf import aligned, load_teacher
-    from ..train.machine import pick_device
+    from ..train.parallel import shard_teacher
 
-    return aligned(load_teacher(path, context=context, device=pick_device()), data.vocab, data.tokenizer_file)
+    cut = shard and world.size > 1  # from the whole model on the CPU, block by block
+    loaded = load_teacher(path, context=context, device="cpu" if cut else world.device)
+    found = aligned(loaded, data.vocab, data.tokenizer_file)
+    return shard_teacher(found, world) if cut else found
 
 
-def _filled(job: Job, given: dict[str, Any], quiet: bool) -> Any:
+def _filled(job: Job, given: dict[str, Any], world: World, quiet: bool) -> Any:
     """The cache that the spec names, after what is missing of it was computed."""
     from ..train.teaching import fill_cache
 
@@ -169,13 +197,13 @@ def _filled(job: Job, given: dict[str, Any], quiet: bool) -> Any:
         raise InputError(
             f'targets {job.spec.targets!r} are kept in a cache; write cache = "path of a folder" in [distill]'
         )
-    with _telling("teacher's targets", quiet) as tell:
+    with _telling("teacher's targets", quiet, world) as tell:
 
         def progress(done: int, total: int) -> None:
             if tell is not None:
                 tell(done, total, "computing")
 
-        return fill_cache(job.cache, job.spec, given["data"], given["teacher"], progress)
+        return fill_cache(job.cache, job.spec, given["data"], given["teacher"], progress, world)
 
 
 @contextmanager
@@ -199,8 +227,11 @@ def stopping() -> Generator[Callable[[], bool]]:
 
 
 @contextmanager
-def _telling(what: str, quiet: bool) -> Generator[Callable[[int, int, str], None] | None]:
-    """A bar on a terminal; elsewhere a line now and then, or nothing beside --json."""
+def _telling(what: str, quiet: bool, world: World | None = None) -> Generator[Callable[[int, int, str], None] | None]:
+    """A bar on a terminal; elsewhere a line now and then, or nothing beside --json. The first process tells alone."""
+    if world is not None and not world.first:
+        yield None
+        return
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -304,9 +335,10 @@ def evaluate(
     require_torch("evaluate")
     from ..train.data import TokenData
     from ..train.evaluate import evaluate_teacher
+    from ..train.world import ALONE
 
     prepared = TokenData.open(data)
-    teacher = _teacher(model, prepared, context)
+    teacher = _teacher(model, prepared, context, ALONE, shard=False)
     _set_threads(threads, teacher.width)
     length = min(_CONTEXT, teacher.context) if context is None else context
     most = None if max_tokens is None else int(max_tokens)

@@ -38,9 +38,7 @@ def spread(model: nn.Module, world: World, *, shard: bool, compiled: bool) -> Ca
         return model
     forward = torch.compile(model) if compiled else model
     if world.size > 1:
-        forward = nn.parallel.DistributedDataParallel(
-            cast("nn.Module", forward), broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        forward = nn.parallel.DistributedDataParallel(cast("nn.Module", forward), gradient_as_bucket_view=True)
     return cast("Callable[[Tensor], Tensor]", forward)
 
 
