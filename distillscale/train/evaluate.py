@@ -116,7 +116,7 @@ def _evaluate(
             targets = HiddenTargets(hidden_T_ND, teacher.output_weight)
             sums[:3] += target_loss(hidden_ND, weight_VD, targets, labels_N)[1].sums[:3].cpu()
             sums[3] += evaluate_loss(hidden_T_ND, teacher.output_weight, labels_N)[0]
-        tokens += batch.tokens
+        tokens += int((batch.labels_BT != IGNORED).sum())
         if progress is not None:
             progress(tokens)
     *sums, count = world.add(torch.cat((sums, torch.tensor([tokens], dtype=torch.float64))))

@@ -149,5 +149,12 @@ def joined() -> Generator[World]:
     dist.init_process_group(backend, store=store, rank=rank, world_size=count)
     try:
         yield world
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistBackendError) and "gloo" not in str(error):
+            raise
+        raise InputError(
+            "another process of this run ended before its time; what it said is the reason, and the same command goes "
+            f"on from the last checkpoint ({str(error).splitlines()[0][:200]})"
+        ) from error
     finally:
         dist.destroy_process_group()
