@@ -169,6 +169,17 @@ def test_a_sharded_checkpoint_is_whole_tensors_for_one_process(home: Path) -> No
     }
 
 
+def test_what_earlier_sessions_spent_is_counted_once(home: Path) -> None:
+    folder = stopped(home)
+    body = json.loads((folder / "checkpoint.json").read_text())
+    body["state"]["ledger"] |= {"cpu_seconds": 1000.0, "wall_seconds": 600.0}
+    checkpoint.seal(folder, {"step": body["step"], "state": body["state"]}, body["files"])
+    [record, _] = in_processes(train, home, "run", SMOOTH, shard=True)
+    assert 1000 < record["cpu_seconds"] < 1100
+    assert 600 < record["wall_seconds"] < 700
+    assert record["flops"] == spec(**SMOOTH).flops(VOCAB)
+
+
 @pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("damage", ["flipped", "lost"])
 def test_a_damaged_share_is_named_and_nothing_starts_from_zero(damage: str, size: int, home: Path) -> None:
