@@ -17,10 +17,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from train_support import spec, token_data
 
+from distillscale.claim import claimed
 from distillscale.errors import InputError
 from distillscale.train import checkpoint
 from distillscale.train.cache import TargetCache
-from distillscale.train.claim import claimed
 from distillscale.train.data import TokenData
 from distillscale.train.loop import run
 from distillscale.train.teaching import fill_cache
