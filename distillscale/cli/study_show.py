@@ -54,7 +54,7 @@ def forecast(study: Study, runs: Sequence[Planned], store: Store, workers: int, 
         "flops_teacher": sum(run.flops_teacher for run in runs),
         "savings": {"flops_alone": saved.alone, "branching": saved.branching, "share_teacher": saved.sharing},
         "workers": workers,
-        "cpu_seconds": None if measured is None else sum(measured.values()),
+        "worker_seconds": None if measured is None else sum(measured.values()),
         "wall_seconds": None if measured is None else makespan(jobs_of(left, measured), measured, workers),
         "not_measured": why,
         "disk_bytes": _disk(runs, study.data.vocab, workers),
@@ -137,7 +137,7 @@ def show_forecast(found: dict[str, Any], study: Study) -> None:
         ("disk, about", format_bytes(found["disk_bytes"])),
     ]
     if found["wall_seconds"] is not None:
-        facts.append(("CPU time", format_duration(found["cpu_seconds"])))
+        facts.append(("time of one worker, as busy as now", format_duration(found["worker_seconds"])))
         facts.append((f"time with {found['workers']} workers", format_duration(found["wall_seconds"])))
     else:
         facts.append(("time", f"not measured: {found['not_measured']}"))

@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..record import RunRecord
 from ..store import Store
 from ..study import DataSource, Planned, Study
+from . import checkpoint
 from .data import TokenData
 from .hf import LoadedTeacher, aligned, load_teacher
 from .loop import Progress, Saving, release, run_many
@@ -78,7 +79,7 @@ def carry_out(
         [run.spec for run in mine],
         data=data,
         outs=[store.folder(run.id) for run in mine],
-        trunks=[None if run.trunk is None else store.folder(run.trunk) for run in mine],
+        trunks=[_trunk(run, store) for run in mine],
         saving=Saving(seconds=save_seconds),
         progress=progress,
         stop=stop,
@@ -87,6 +88,14 @@ def carry_out(
     )
     release_done(runs, store, {run.trunk for run in mine if run.trunk is not None})
     return records
+
+
+def _trunk(run: Planned, store: Store) -> Path | None:
+    """Where the run branches off; one that is run again after its branch point was let go is trained whole instead."""
+    if run.trunk is None:
+        return None
+    folder = store.folder(run.trunk)
+    return folder if run.branch_step in checkpoint.steps(folder / "checkpoint") else None
 
 
 def _teacher(study: Study, run: Planned, store: Store, data: TokenData) -> LoadedTeacher:

@@ -71,7 +71,7 @@ def _seconds(run: Planned, found: Rehearsal) -> float:
     evaluation = found.seconds - found.steps * per_step
     # A shared pass is paid by several: the part of it that this run pays, in proportion of the FLOPs.
     whole = (found.flops_student + found.flops_teacher) / found.steps * run.steps
-    paid = (run.flops + run.flops_teacher) / whole if run.group else 1.0
+    paid = (run.flops + run.flops_teacher) / whole if run.group and run.flops_teacher else 1.0
     return per_step * run.steps * paid + evaluation + _OVERHEAD_SECONDS
 
 
