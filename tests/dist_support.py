@@ -9,18 +9,20 @@ import resource
 import signal
 import socket
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from train_support import spec
 
 from distillscale.errors import InputError
-from distillscale.train import student
+from distillscale.train import ledger, student
 from distillscale.train.data import TokenData
 from distillscale.train.hf import LoadedTeacher, load_teacher
 from distillscale.train.loop import Interrupted, Saving, run
@@ -122,6 +124,8 @@ def train(
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # less than its shares
         return last and step == stop_at
 
+    if harm == "busy" and last:  # as if it had a million threads at work
+        ledger.time = SimpleNamespace(perf_counter=time.perf_counter, process_time=lambda: 1e6 * time.perf_counter())  # type: ignore[assignment]
     if harm == "nan" and last:
         _poison(4)
     try:

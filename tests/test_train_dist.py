@@ -104,7 +104,6 @@ def test_two_processes_run_what_one_runs(taught: bool, shard: bool, device: str,
     assert [json.loads((run / "record.json").read_text())["processes"] for run in (one, home / "two")] == [1, 2]
     flops, seconds = records[0]["flops"] + records[0]["flops_teacher"], records[0]["wall_seconds"]
     assert records[0]["mfu"] == pytest.approx(flops / seconds / records[0]["peak_flops"] / 2)
-    assert records[0]["cpu_seconds"] > 1.2 * seconds / 2  # of both
 
 
 @WAYS
@@ -169,14 +168,15 @@ def test_a_sharded_checkpoint_is_whole_tensors_for_one_process(home: Path) -> No
     }
 
 
-def test_what_earlier_sessions_spent_is_counted_once(home: Path) -> None:
+def test_what_processes_and_sessions_spent_adds_up(home: Path) -> None:
     folder = stopped(home)
     body = json.loads((folder / "checkpoint.json").read_text())
-    body["state"]["ledger"] |= {"cpu_seconds": 1000.0, "wall_seconds": 600.0}
+    body["state"]["ledger"] |= {"cpu_seconds": 1e12, "wall_seconds": 600.0}
     checkpoint.seal(folder, {"step": body["step"], "state": body["state"]}, body["files"])
-    [record, _] = in_processes(train, home, "run", SMOOTH, shard=True)
-    assert 1000 < record["cpu_seconds"] < 1100
-    assert 600 < record["wall_seconds"] < 700
+    [record, _] = in_processes(train, home, "run", SMOOTH, shard=True, harm="busy")
+    new = record["wall_seconds"] - 600
+    assert 0 < new < 100
+    assert 1e5 * new < record["cpu_seconds"] - 1e12 < 1e7 * new
     assert record["flops"] == spec(**SMOOTH).flops(VOCAB)
 
 
