@@ -350,12 +350,20 @@ def test_the_pages_commands_and_code_run(tmp_path: Path) -> None:
     words = ["state", "union", "people", "work", "house", "free", "strong", "many", "the", "and", "of", "to"]
     texts = [" ".join(rng.choices(words, k=80)) + "." for _ in range(300)]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    commands = [line.split()[1:] for kind, body in BLOCKS if kind == "bash" for line in body.splitlines()]
+    lines = [line.split() for kind, body in BLOCKS if kind == "bash" for line in body.splitlines()]
+    commands = [words[1:] for words in lines if words[0] == "distillscale"]
+    (together,) = (words[1:] for words in lines if words[0] == "torchrun")
     assert commands[0] == ["data", "prepare", "sotu", "--out", "corpus"]
     commands[0] = ["data", "prepare", "texts.jsonl", "--out", "corpus", "--vocab", "300"]
     for command in commands:
         done = invoke(*command, cwd=tmp_path)
         assert done.code == 0, (command, done.err)
+    alone = json.loads((tmp_path / "runs" / "student" / "record.json").read_text())
+    shutil.rmtree(tmp_path / "runs" / "student")
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", *together], cwd=tmp_path, check=True)
+    record = json.loads((tmp_path / "runs" / "student" / "record.json").read_text())
+    assert (record["id"], record["processes"]) == (alone["id"], 2)
+    assert record["loss"] == pytest.approx(alone["loss"], rel=1e-2)
     (code,) = (body for kind, body in BLOCKS if kind == "python")
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
