@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,20 @@ def test_three_processes_and_more_than_a_tensor_has_rows(shard: bool, home: Path
     changes = TAUGHT | {"d_head": 2, "d_model": 8, "eval_tokens": 16}
     in_processes(train, home, "three", changes, teacher=True, shard=shard, saving=7, size=3)
     same_within_rounding(alone(home, changes), home / "three")
+
+
+def compiled(world: World, *args: Any, **named: Any) -> Any:
+    warnings.simplefilter("ignore")  # torch's compiler warns of torch
+    return train(world, *args, **named)
+
+
+@pytest.mark.slow
+@DEVICES
+@WAYS
+def test_compiled_models_are_spread_alike(shard: bool, device: str, home: Path) -> None:
+    changes = TAUGHT | {"compile": True}
+    in_processes(compiled, home, "run", changes, teacher=True, shard=shard, device=device)
+    assert losses(home / "run") == pytest.approx(losses(alone(home, TAUGHT, device)), rel=1e-5)
 
 
 # Checkpoints --------------------------------------------------------------------------------------------------------
