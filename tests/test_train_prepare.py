@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from texts import contents, documents_of, stories, write_jsonl
 from tokenizers import Tokenizer
@@ -246,6 +246,8 @@ def test_a_dead_worker_is_one_line_and_loses_nothing(
 
 @settings(deadline=None, max_examples=25)
 @given(documents=st.lists(texts, min_size=1, max_size=30), seed=st.integers(0, 99))
+@example(documents=["\x1f"], seed=0)
+@example(documents=["0", "\x1f", "\xa0\u3000", "\n"], seed=0)
 def test_bytes_come_back_in_order(tmp_path_factory: pytest.TempPathFactory, documents: list[str], seed: int) -> None:
     """Any Unicode text; blank documents are left out and counted, equal ones stay in one split."""
     home = tmp_path_factory.mktemp("any")

@@ -305,7 +305,7 @@ class _Job:
         splits: list[SplitName] = []
         size, index, key = 0, 0, blake2b(digest_size=16)
         for document in self.documents("tokens"):
-            if not document.strip():
+            if _blank(document):
                 self.empty += 1
                 continue
             split, _, digest = assign(document, self.seed, self.val_fraction)
@@ -379,3 +379,8 @@ def _software(info: TokenizerInfo) -> dict[str, str]:
         return {"tokenizers": version("tokenizers")}
     except PackageNotFoundError:
         return {"tokenizers": "unknown"}
+
+
+def _blank(document: bytes) -> bool:
+    """Nothing but white space, Unicode's included: bytes alone know no no-break space and no unit separator."""
+    return not document.strip() or document.decode(errors="replace").isspace()
