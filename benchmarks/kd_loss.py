@@ -5,16 +5,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from report import Line, faster, no_worse, times
+from rivals.venvs import answer, trainers
 
 TOKENS, VOCAB = 4096, 32_768
 WIDTHS = ((256, 256), (512, 512), (256, 512))  # student, teacher
@@ -24,10 +20,6 @@ RIVALS = {
     "liger": "Liger's fused JSD loss",
     "kl_div": "`F.kl_div` on whole logits",
 }
-HERE = Path(__file__).resolve().parent
-HOME = HERE.parent / ".venv-bench" / "kd"
-REQUIREMENTS = ("trl==1.16.*",)
-BARE = ("liger-kernel==0.8.5",)  # without its dependencies: Triton is of no use on a CPU
 REPEATS = 3
 
 
@@ -117,40 +109,8 @@ def _value() -> Line:
 
 def _measure(way: str, width: int, width_T: int) -> dict[str, Any] | str:
     """What `rivals/by_kd.py` prints, or in one line why nothing."""
-    rival = way in ("gkd", "trl-chunked", "liger")
-    try:
-        python = environment() if rival else sys.executable
-        repeats = 1 if way == "trl-chunked" else REPEATS
-        arguments = [way, *(str(x) for x in (TOKENS, VOCAB, width, width_T, repeats))]
-        ran = subprocess.run(
-            [python, str(HERE / "rivals" / "by_kd.py"), *arguments],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=900,
-        )
-        return json.loads(ran.stdout.splitlines()[-1])
-    except subprocess.CalledProcessError as error:
-        last = [line for line in (error.stderr or "").splitlines() if line.strip()] or [str(error)]
-        return f"skipped: {way} cannot be used here ({last[-1].strip()[:200]})"
-    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
-        return f"skipped: {way} cannot be used here ({type(error).__name__})"
-
-
-@cache
-def environment() -> str:
-    """The rivals' interpreter, made on first use, with our torch."""
-    import torch
-
-    release = torch.__version__.partition("+")[0]
-    wanted = [*REQUIREMENTS, *BARE, f"torch=={release}"]
-    done, python = HOME / "installed.txt", HOME / "bin" / "python"
-    if done.exists() and done.read_text() == "\n".join(wanted) and python.exists():
-        return str(python)
-    quiet: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "timeout": 1800}
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(HOME)], **quiet)
-    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*install, *REQUIREMENTS, f"torch=={release}"], env=dict(os.environ), **quiet)
-    subprocess.run([*install, "--no-deps", *BARE], env=dict(os.environ), **quiet)
-    done.write_text("\n".join(wanted))
-    return str(python)
+    python = trainers if way in ("gkd", "trl-chunked", "liger") else lambda: sys.executable
+    repeats = 1 if way == "trl-chunked" else REPEATS
+    return answer(
+        way, python, "by_kd.py", way, *(str(x) for x in (TOKENS, VOCAB, width, width_T, repeats)), seconds=900
+    )

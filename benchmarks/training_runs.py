@@ -6,8 +6,6 @@ fp32; and what one teacher pass for several students saves. Each way is a proces
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from report import Line, times
+from rivals.venvs import answer, trainers
 
 TOKENS = 2048  # of a step
 Size = tuple[int, int]  # layers, d_model
@@ -39,7 +38,6 @@ SHAPES = (
     Shape((3, 128), (3, 256), 1024, 128, 40),
     Shape((5, 128), (4, 320), 8192, 256, 20),
 )
-HERE = Path(__file__).resolve().parent
 RIVALS = {
     "gkd-default": ("TRL's GKDTrainer as it comes, with gradient checkpointing", 2.2, True),
     "gkd-trainer": ("TRL's GKDTrainer without", None, True),
@@ -110,20 +108,9 @@ def _prepare(folder: Path, shape: Shape) -> None:
 
 def _measure(way: str, folder: Path, shape: Shape, *, foreign: bool) -> float | str:
     """CPU seconds of a step, or in one line why none."""
-    from kd_loss import environment
-
-    try:
-        python = environment() if foreign else sys.executable
-        ran = subprocess.run(
-            [python, str(HERE / "rivals" / "by_training.py"), way, str(folder), str(shape.steps)],
-            capture_output=True, text=True, check=True, timeout=900,
-        )  # fmt: skip
-        return float(json.loads(ran.stdout.splitlines()[-1])["cpu"])
-    except subprocess.CalledProcessError as error:
-        last = [line for line in (error.stderr or "").splitlines() if line.strip()] or [str(error)]
-        return f"skipped: {way} cannot be used here ({last[-1].strip()[:200]})"
-    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
-        return f"skipped: {way} cannot be used here ({type(error).__name__})"
+    python = trainers if foreign else lambda: sys.executable
+    found = answer(way, python, "by_training.py", way, str(folder), str(shape.steps), seconds=900)
+    return found if isinstance(found, str) else float(found["cpu"])
 
 
 def _shared() -> Line:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
 from .errors import InputError
+from .files import write_atomically
 from .record import RunRecord
 from .store import Store
 from .study import Planned
@@ -65,15 +64,7 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer.writerow(COLUMNS)
         writer.writerows([_cell(row[name]) for name in COLUMNS] for row in rows)
         content = text.getvalue().encode()
-    home = path.resolve()
-    draft = home.with_name(f".{home.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(content)
-        os.replace(draft, home)
-    except OSError as error:
-        with suppress(OSError):
-            draft.unlink()
-        raise InputError(f"{str(path)!r} cannot be written: {error.strerror or error}; check the path") from None
+    write_atomically(path, content)
 
 
 def _cell(value: Any) -> str:

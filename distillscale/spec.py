@@ -19,7 +19,7 @@ from .arch import ASPECT, Arch
 from .cost import TRAINING_PASSES
 from .errors import InputError
 
-__all__ = ["RULES", "Rule", "RunSpec", "nearest"]
+__all__ = ["BATCH_FIELDS", "RULES", "Rule", "RunSpec", "default", "nearest"]
 
 Half = Literal["teacher", "student", "all"]
 _WARMUP_STEPS: Final = 2000
@@ -97,6 +97,12 @@ RULES: Final[Mapping[str, Rule]] = {
     "classes": Rule("whole", 1, 1e8, table=_DISTILL),
 }
 """Every field of `RunSpec`; the readers of spec files go by it too."""
+
+
+BATCH_FIELDS: Final = (
+    "context", "batch_tokens", "micro_batch_tokens", "seed", "unique_tokens", "data_half", "teacher", "targets",
+)  # fmt: skip
+"""What decides a run's batches and how its teacher sees them: runs that share a teacher's pass agree in all of it."""
 
 
 def nearest(name: str, known: Mapping[str, object] | tuple[str, ...]) -> str:
@@ -332,6 +338,11 @@ class RunSpec:
 
 _DEFAULTS: Final = {f.name: f.default for f in fields(RunSpec) if f.name not in ("tokens", "batch_tokens", "context")}
 _OPTIONAL: Final = frozenset(name for name, value in _DEFAULTS.items() if value is None)
+
+
+def default(name: str) -> Any:
+    """What a field is where nothing is said."""
+    return _DEFAULTS[name]
 
 
 def _checked(name: str, value: Any, rule: Rule, optional: bool) -> Any:

@@ -153,12 +153,13 @@ class Store:
         needed = {run.id for run in self.needed(runs)}
         under_way = 0.0
         for run in runs:
-            failure = self.failure(run.id)
-            if self.done(run.id) or (run.id not in needed and not self.running(run.id)):
+            if self.done(run.id):
                 states[run.id] = State.DONE
             elif self.running(run.id):
                 states[run.id] = State.RUNNING
-            elif failure is not None:
+            elif run.id not in needed:
+                states[run.id] = State.DONE
+            elif (failure := self.failure(run.id)) is not None:
                 states[run.id] = State.FAILED
                 reasons[run.id] = failure.reason
             else:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from .errors import InputError
 from .protocols import Protocol, made_by
 from .schedule import decay_start
-from .spec import RunSpec
+from .spec import BATCH_FIELDS, RunSpec, default
 
 __all__ = ["DataSource", "Planned", "Savings", "Study", "planned", "savings"]
 
@@ -185,7 +185,7 @@ def _trunk(runs: list[Planned], starts: list[int], vocab: int) -> Planned:
     first = runs[0].spec
     points = tuple(step * first.batch_tokens for step in sorted(set(starts)))
     # A constant rate has no decay to describe; at their defaults these two do not split one trunk's id in two.
-    plain = {"decay_fraction": 0.2, "final_lr_ratio": 1e-3}
+    plain: dict[str, Any] = {name: default(name) for name in ("decay_fraction", "final_lr_ratio")}
     spec = replace(first, schedule="constant", tokens=points[-1], branch_tokens=points, **plain)
     whole = max(runs, key=lambda run: run.spec.steps)
     share = spec.steps / whole.spec.steps
@@ -207,16 +207,12 @@ def _decay(run: Planned, trunk: Planned, start: int) -> Planned:
     )
 
 
-# What decides the batches of a run and how its teacher sees them; see train/loop.py.
-_SHARED = ("context", "batch_tokens", "micro_batch_tokens", "seed", "unique_tokens", "data_half", "teacher", "targets")
-
-
 def _grouped(runs: list[Planned], specs: Mapping[str, RunSpec], vocab: int) -> list[Planned]:
     """Students with the same teacher and the same batches from the same step on form groups."""
     groups: dict[str, list[Planned]] = defaultdict(list)
     for run in runs:
         if run.spec.teacher is not None and run.spec.targets in ("online", "hidden"):
-            same = [getattr(run.spec, name) for name in _SHARED]
+            same = [getattr(run.spec, name) for name in BATCH_FIELDS]
             groups[repr((same, run.branch_step, run.is_trunk))].append(run)
     out = {run.id: run for run in runs}
     for group in groups.values():

@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, str] = {
     "coordinates": "",
     "newton": "",
     "units": "errors",
+    "files": "errors",
     "arch": "errors units",
     "hfconfig": "arch errors",
     "laws": "arch errors",
@@ -62,7 +63,7 @@ MAY_IMPORT: dict[str, str] = {
     "jobs": "study",
     "executor": "jobs",
     "drive": "executor jobs store study",
-    "export": "errors record store study",
+    "export": "errors files record store study",
     "train": "arch claim cost errors hfconfig record schedule spec specfile store study units",
 }
 FREE = {"cli", "__init__", "__main__"}

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from cli_support import LLAMA, Result, invoke, plant_files, script
 
-from distillscale.cli import show
 from distillscale.errors import InputError
+from distillscale.files import write_atomically
 
 Content = str | bytes
 RUNS_HEADER = "kind,params,tokens,loss,teacher,teacher_loss"
@@ -550,7 +550,7 @@ def test_an_output_is_refused_where_a_pipe_would_be_replaced(line: str, home: Pa
     check(invoke(*shlex.split(line), "--out", "pipe", cwd=home), ("--out 'pipe'", "pipe", "name a file"))
     assert (home / "pipe").is_fifo()
     with pytest.raises(InputError, match="pipe"):
-        show.write_atomically(home / "pipe", "text")
+        write_atomically(home / "pipe", "text")
     assert (home / "pipe").is_fifo()
 
 

@@ -363,7 +363,7 @@ def test_the_pages_commands_and_code_run(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "torch.distributed.run", *together], cwd=tmp_path, check=True)
     record = json.loads((tmp_path / "runs" / "student" / "record.json").read_text())
     assert (record["id"], record["processes"]) == (alone["id"], 2)
-    assert record["loss"] == pytest.approx(alone["loss"], rel=1e-2)
+    assert record["loss"] == pytest.approx(alone["loss"], rel=1e-3)
     (code,) = (body for kind, body in BLOCKS if kind == "python")
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

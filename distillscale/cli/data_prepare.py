@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import NUMBER, WHOLE, json_option
+from .options import NUMBER, WHOLE, cores, json_option
 from .show import bullets, line, print_json, table
 
 if TYPE_CHECKING:
@@ -74,19 +73,13 @@ def prepare(
             eot=eot,
             val_fraction=val_fraction,
             field=field,
-            workers=workers or _cores(),
+            workers=workers or min(cores(), 256),
             seed=seed,
             progress=progress,
         )
     if as_json:
         return print_json(_summary(made, out))
     return _show(made, out)
-
-
-def _cores() -> int:
-    """Cores this process may use."""
-    most = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(most, 256)
 
 
 @contextmanager

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InputError
+from ..files import write_atomically
 from .options import LAW, NUMBER, WHOLE, json_option, output_path, seed_option
-from .show import as_json_text, bullets, line, print_json, table, write_atomically
+from .show import as_json_text, bullets, line, print_json, table
 
 if TYPE_CHECKING:
     from ..fitted import Fit
@@ -55,6 +56,24 @@ _table_options = (
 )
 
 
+# What `study fit` asks too.
+LAW_FORM_OPTION = click.option(
+    "--law",
+    "form",
+    type=click.Choice(("chinchilla", "supervised", "distillation")),
+    default="chinchilla",
+    show_default=True,
+    help="Eq 1 with γ = 1, Eq 1, or Eq 8.",
+)
+BOOTSTRAP_OPTION = click.option(
+    "--bootstrap", type=WHOLE(0, 100_000), default=1000, show_default=True, help="Resamples behind intervals."
+)
+HOLD_OUT_OPTION = click.option(
+    "--hold-out", metavar="RULE", help="Leave rows out and score them: 'loss<2.3', 'params>5e8'."
+)
+LAW_OUT_OPTION = click.option("--out", metavar="LAW.json", help="Write the law, for --law of the other commands.")
+
+
 def _reads_runs(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(_table_options):
         command = option(command)
@@ -91,22 +110,13 @@ def _bounds(text: str | None) -> dict[str, tuple[float, float]]:
     short_help="Fit a law to a run table, with a certificate.",
 )
 @_reads_runs
-@click.option(
-    "--law",
-    "form",
-    type=click.Choice(("chinchilla", "supervised", "distillation")),
-    default="chinchilla",
-    show_default=True,
-    help="Eq 1 with γ = 1, Eq 1, or Eq 8.",
-)
+@LAW_FORM_OPTION
 @click.option(
     "--supervised", type=LAW, metavar="NAME_OR_FILE", help="Supervised part of Eq 8; else from the supervised rows."
 )
-@click.option(
-    "--bootstrap", type=WHOLE(0, 100_000), default=1000, show_default=True, help="Resamples behind intervals."
-)
+@BOOTSTRAP_OPTION
 @click.option("--cluster", metavar="COLUMN", help="Runs that belong together, resampled together.")
-@click.option("--hold-out", metavar="RULE", help="Leave rows out and score them: 'loss<2.3', 'params>5e8'.")
+@HOLD_OUT_OPTION
 @click.option(
     "--objective",
     type=click.Choice(("huber", "lad", "least-squares")),
@@ -119,7 +129,7 @@ def _bounds(text: str | None) -> dict[str, tuple[float, float]]:
 )
 @click.option("--bounds", metavar="NAME=LOW:HIGH,…", help="Narrow the search; NAME=VALUE fixes a coefficient.")
 @click.option("--name", metavar="TEXT", help="Name of the law in --out.  [default: the file's]")
-@click.option("--out", metavar="LAW.json", help="Write the law, for --law of the other commands.")
+@LAW_OUT_OPTION
 @seed_option
 @json_option
 @click.pass_context
@@ -178,7 +188,7 @@ def fit(
         found = scored_on_largest(found, runs, **settings)
     if found.usable and path is not None:
         law = found.to_lawset(name or file.stem)
-        write_atomically(path, as_json_text(law.to_json()) + "\n")
+        write_atomically(path, as_json_text(law.to_json()) + "\n", "--out")
     if as_json:
         print_json(found.to_json())
     else:

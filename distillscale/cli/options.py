@@ -32,6 +32,7 @@ __all__ = [
     "SCENARIOS",
     "WHOLE",
     "budget_from",
+    "cores",
     "count_from",
     "flops_from",
     "hardware_from",
@@ -124,6 +125,11 @@ class _LawName(_StringType):
         return [CompletionItem(name) for name in names() if name.startswith(incomplete)] + [
             CompletionItem(incomplete, type="file")
         ]
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _option(param: click.Parameter | None) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..files import write_atomically
 from .options import (
     LOSS,
     NUMBER,
@@ -32,7 +33,7 @@ from .options import (
     student_from,
     student_option,
 )
-from .show import bullets, line, nats, print_json, table, write_atomically
+from .show import bullets, line, nats, print_json, table
 
 if TYPE_CHECKING:
     from ..answer import Distilled, Plan
@@ -345,7 +346,7 @@ def frontier(
     )
     text = found.to_csv()
     if path is not None:
-        write_atomically(path, text)
+        write_atomically(path, text, "--out")
     if as_json:
         answer = found.summary() | {"out": out} if path else {"rows": found.rows()}
         return print_json(answer | {"warnings": list(found.warnings)})

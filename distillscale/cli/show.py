@@ -12,15 +12,11 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import click
 
-from ..errors import InputError
-
-__all__ = ["as_json_text", "bullets", "line", "nats", "print_json", "printable", "table", "write_atomically"]
+__all__ = ["as_json_text", "bullets", "line", "nats", "print_json", "printable", "table"]
 
 WIDTH = 80
 
@@ -118,18 +114,3 @@ def nats(loss: float | None, ends: Sequence[float] | None = None) -> str:
     if loss is None:
         return "none"
     return f"{loss:.3f}" + ("" if ends is None else f" ({ends[0]:.3f} to {ends[1]:.3f})")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """The whole file or, where it cannot be written, the old one and one line of error."""
-    home = path.resolve()  # through a link to its file, never in place of the link
-    draft = home.with_name(f".draft.{os.getpid()}")
-    try:
-        if home.exists() and not home.is_file():
-            raise OSError("it is a device or a pipe, not a file")
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, home)
-    except OSError as error:
-        with suppress(OSError):
-            draft.unlink()
-        raise InputError(f"--out {str(path)!r} cannot be written: {error.strerror or error}") from None

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from ..errors import InputError
+from .evidence import BOOTSTRAP_OPTION, HOLD_OUT_OPTION, LAW_FORM_OPTION, LAW_OUT_OPTION
 from .evidence import fit as fit_command
-from .options import NUMBER, WHOLE, json_option, output_path, seed_option
+from .options import NUMBER, WHOLE, cores, json_option, output_path, seed_option
 from .show import line, print_json
-from .training import require_torch, stopping
+from .training import FAILED, require_torch, stopping
 
 if TYPE_CHECKING:
     from ..store import Status, Store
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["study"]
 
-_FAILED = 4
 _EXAMPLE = "\b\nExample:\n  distillscale study run study.toml"
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -76,11 +76,6 @@ def _open(path: Path, root: Path | None) -> _Open:
     if root.exists() and not root.is_dir():
         raise InputError(f"--runs {str(root)!r} is a file; name the folder of the study's runs")
     return _Open(found, planned(found), Store(root))
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @study.command(
@@ -194,7 +189,7 @@ def _end(status: Status) -> None:
     from ..store import State
 
     if status.count(State.FAILED):
-        raise click.exceptions.Exit(_FAILED)
+        raise click.exceptions.Exit(FAILED)
 
 
 @study.command(
@@ -247,20 +242,11 @@ def export(study: Path, root: Path | None, out: str, as_json: bool) -> None:
     short_help="Fit a law to the study's runs.",
 )
 @_on_study
-@click.option(
-    "--law",
-    "form",
-    type=click.Choice(("chinchilla", "supervised", "distillation")),
-    default="chinchilla",
-    show_default=True,
-    help="Eq 1 with γ = 1, Eq 1, or Eq 8.",
-)
-@click.option(
-    "--bootstrap", type=WHOLE(0, 100_000), default=1000, show_default=True, help="Resamples behind intervals."
-)
+@LAW_FORM_OPTION
+@BOOTSTRAP_OPTION
 @click.option("--cluster", metavar="COLUMN", help="Runs resampled together.  [default: the teacher, or the trunk]")
-@click.option("--hold-out", metavar="RULE", help="Leave rows out and score them: 'loss<2.3', 'params>5e8'.")
-@click.option("--out", metavar="LAW.json", help="Write the law, for --law of the other commands.")
+@HOLD_OUT_OPTION
+@LAW_OUT_OPTION
 @seed_option
 @json_option
 @click.pass_context
@@ -279,13 +265,13 @@ def fit(
     """Fit a law to the runs that STUDY has so far, as `distillscale fit` does to any run table.
 
     The table is kept as runs.csv in the study's folder. Decays off one trunk share most of their training and are
-    resampled together. Runs with another schedule than that of [run], which are there
-    for comparison, are left out.
+    resampled together. Runs with another schedule than that of [run], which are there for comparison, are left out.
     """
     from ..export import rows_of, write_table
+    from ..spec import default
 
     opened = _open(study, root)
-    schedule = opened.study.run.get("schedule", "cosine")
+    schedule = opened.study.run.get("schedule", default("schedule"))
     rows = [row for row in rows_of(opened.runs, opened.store) if row["schedule"] == schedule]
     if not rows:
         raise InputError(f"study {str(study)!r} has no finished run to fit; `distillscale study run` makes them")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import DistillscaleError, InputError
-from .options import QUANTITY, WHOLE, json_option
+from .options import QUANTITY, WHOLE, cores, json_option
 from .show import line, nats, print_json, table
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from ..train.rehearsal import Rehearsal
     from ..train.world import World
 
-__all__ = ["distill", "evaluate", "require_torch", "stopping", "train"]
+__all__ = ["FAILED", "distill", "evaluate", "require_torch", "stopping", "train"]
 
-_FAILED = 4
+FAILED = 4
 """Exit code of a run that ended without a usable model."""
 _NARROW = 256
 """Models below this width run on one thread unless told otherwise: two would wait for each other."""
@@ -149,7 +149,7 @@ def _carry_out(job: Job, world: World | None, dry_run: bool, threads: int | None
     record = _run(job, given, world, shard, as_json)
     world.first_does(lambda: print_json(record.to_json()) if as_json else _show_record(record, job.out))
     if record.outcome != "completed":
-        raise click.exceptions.Exit(_FAILED)
+        raise click.exceptions.Exit(FAILED)
     return None
 
 
@@ -174,8 +174,7 @@ def _run(job: Job, given: dict[str, Any], world: World, shard: bool, quiet: bool
 def _set_threads(threads: int | None, width: int, processes: int = 1) -> None:
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(threads or (1 if width < _NARROW else max(1, cores // processes)))
+    torch.set_num_threads(threads or (1 if width < _NARROW else max(1, cores() // processes)))
 
 
 def _teacher(path: Path, data: TokenData, context: int | None, world: World, shard: bool) -> LoadedTeacher:

@@ -22,7 +22,7 @@ import torch
 from ..claim import claimed
 from ..errors import InputError
 from ..record import RunRecord
-from ..spec import RunSpec
+from ..spec import BATCH_FIELDS, RunSpec
 from . import checkpoint
 from .folder import RunFolder
 from .fused import keep_freed_memory
@@ -132,18 +132,16 @@ def run_many(
         runs: list[Run] = []
         for i, (spec, out) in enumerate(zip(specs, outs, strict=True)):
             folder = RunFolder(Path(out))
-            one = Run(spec, folder, data, lesson, world, shard=shard, saving=saving or Saving(), study=study)
-            one.sharing = len(specs)
+            one = Run(
+                spec, folder, data, lesson, world,
+                shard=shard, saving=saving or Saving(), study=study, sharing=len(specs),
+            )  # fmt: skip
             one.claim(stack)
             one.begin(trunks[i], start, resume)
             stack.callback(one.close)
             runs.append(one)
         _loop(runs, data, lesson, world, progress, stop)
         return [one.record for one in runs if one.record is not None]
-
-
-# What the runs of one loop must have in common: all that decides their batches and how the teacher sees them.
-_SHARED = ("context", "batch_tokens", "micro_batch_tokens", "seed", "unique_tokens", "data_half", "teacher", "targets")
 
 
 def _check(
@@ -155,7 +153,7 @@ def _check(
     if len({Path(out).resolve() for out in outs}) < len(outs):
         raise InputError("two runs cannot share one folder; name a folder for each")
     for spec in specs:
-        for name in _SHARED:
+        for name in BATCH_FIELDS:
             if getattr(spec, name) != getattr(specs[0], name):
                 raise InputError(
                     f"runs of one loop see the same batches, so they must agree in {name}; got "

@@ -68,11 +68,12 @@ class Run:
         shard: bool,
         saving: Saving,
         study: str | None,
+        sharing: int,
     ) -> None:
         self.spec, self.folder, self.data, self.lesson, self.world = spec, folder, data, lesson, world
         self.shard, self.saving, self.study = shard, saving, study
         self.record: RunRecord | None = None
-        self.sharing = 1
+        self.sharing = sharing
         """Runs of this loop."""
         self.ledger = Ledger()
         self.last: Moved | None = None
