@@ -18,7 +18,10 @@ def write_atomically(path: Path, content: str | bytes, option: str = "") -> None
     try:
         if home.exists() and not home.is_file():
             raise OSError("it is a device or a pipe, not a file")
-        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+        if isinstance(content, str):
+            draft.write_text(content, encoding="utf-8")
+        else:
+            draft.write_bytes(content)
         os.replace(draft, home)
     except OSError as error:
         with suppress(OSError):

@@ -138,9 +138,9 @@ def test_runs_of_a_group_see_the_same_batches(study: Study) -> None:
         assert len({(run.spec.teacher, run.spec.seed, run.branch_step, run.is_trunk) for run in group}) == 1
         # One pass for all of them, as long as the longest.
         longest = max(group, key=lambda run: run.steps)
-        per_step = sum(run.flops_teacher for run in group) / longest.steps
-        alone = max(run.flops_teacher / run.steps for run in group)
-        assert per_step >= alone * (1 - 1e-9)
+        together = sum(run.flops_teacher for run in group)
+        for run in group:  # a decay may be so short that no step is left to it
+            assert together * run.steps >= run.flops_teacher * longest.steps * (1 - 1e-9)
 
 
 @settings(max_examples=40, deadline=None)
