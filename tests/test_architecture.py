@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, str] = {
     "newton": "",
     "units": "errors",
     "files": "errors",
+    "chart": "errors",
     "arch": "errors units",
     "hfconfig": "arch errors",
     "laws": "arch errors",

@@ -1,0 +1,95 @@
+"""A figure as a value: axes, series, marks, what to read off it; not how it is drawn, nor where numbers come from.
+
+Drawn by matplotlib, by the report and by the web planner alike, written as a table of its numbers, and told in words to
+those who cannot see it. Gaps in a series are None. Every number is already in the unit of its axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from .errors import InputError
+
+__all__ = ["Axis", "Chart", "Mark", "Series"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Axis:
+    """What is along it, in which unit."""
+
+    label: str
+    unit: str = ""
+    scale: Literal["linear", "log"] = "linear"
+
+    @property
+    def title(self) -> str:
+        """`loss, nats/token`."""
+        return f"{self.label}, {self.unit}" if self.unit else self.label
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Series:
+    """One curve or cloud of points, with a 90 % band where `low` and `high` are given."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float | None, ...]
+    low: tuple[float | None, ...] = ()
+    high: tuple[float | None, ...] = ()
+    style: Literal["line", "dashed", "points"] = "line"
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.x), len(self.y)} | {len(ends) for ends in (self.low, self.high) if ends}
+        if len(lengths) > 1 or bool(self.low) != bool(self.high):
+            raise InputError(f"series {self.name!r} needs x, y, low and high of one length; got lengths {lengths}")
+
+    @classmethod
+    def of(
+        cls, name: str, x: Sequence[float], y: Sequence[float], style: Literal["line", "dashed", "points"] = "line"
+    ) -> Series:
+        """From arrays; what is not finite is a gap."""
+        values = tuple(float(v) if math.isfinite(v) else None for v in y)
+        return cls(name=name, x=tuple(float(v) for v in x), y=values, style=style)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mark:
+    """A point with a name, or a rule across the figure where one coordinate is None."""
+
+    label: str
+    x: float | None
+    y: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chart:
+    """One figure."""
+
+    name: str
+    """Of its files and its place in a page."""
+    title: str
+    x: Axis
+    y: Axis
+    series: tuple[Series, ...]
+    marks: tuple[Mark, ...] = ()
+    caption: str = ""
+    """What is shown, and the range in which it holds."""
+    source: str = ""
+    """The paper's figure, or the runs."""
+    told: str = ""
+    """What one reads off it, in words."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Keys as the fields."""
+        return asdict(self)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The numbers as a table: series, x, y, low, high."""
+        for series in self.series:
+            low = series.low or (None,) * len(series.x)
+            high = series.high or (None,) * len(series.x)
+            for x, y, lowest, highest in zip(series.x, series.y, low, high, strict=True):
+                yield {"series": series.name, "x": x, "y": y, "low": lowest, "high": highest}
