@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..asking import FORMS
 from ..errors import InputError
 from ..files import write_atomically
-from .options import LAW, NUMBER, WHOLE, json_option, output_path, seed_option
+from .options import LAW, NUMBER, json_option, output_path, ruled, seed_option
 from .show import as_json_text, bullets, line, print_json, table
 
 if TYPE_CHECKING:
@@ -60,13 +61,13 @@ _table_options = (
 LAW_FORM_OPTION = click.option(
     "--law",
     "form",
-    type=click.Choice(("chinchilla", "supervised", "distillation")),
+    type=click.Choice(FORMS),
     default="chinchilla",
     show_default=True,
     help="Eq 1 with γ = 1, Eq 1, or Eq 8.",
 )
 BOOTSTRAP_OPTION = click.option(
-    "--bootstrap", type=WHOLE(0, 100_000), default=1000, show_default=True, help="Resamples behind intervals."
+    "--bootstrap", type=ruled("bootstrap"), default=1000, show_default=True, help="Resamples behind intervals."
 )
 HOLD_OUT_OPTION = click.option(
     "--hold-out", metavar="RULE", help="Leave rows out and score them: 'loss<2.3', 'params>5e8'."

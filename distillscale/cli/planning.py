@@ -7,28 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..files import write_atomically
-from .options import (
-    LOSS,
-    NUMBER,
-    QUANTITY,
+from ..asking import (
     SCENARIOS,
-    WHOLE,
     budget_from,
     count_from,
     flops_from,
     hardware_from,
+    limits_from,
+    scenario_from,
+    shape_from,
+)
+from ..files import write_atomically
+from .options import (
     hardware_options,
     json_option,
     law_option,
     limit_options,
-    limits_from,
     output_path,
     range_from,
-    scenario_from,
+    ruled,
     scenario_options,
     seed_option,
-    shape_from,
     shape_options,
     student_from,
     student_option,
@@ -58,10 +57,10 @@ def _example(*commands: str) -> str:
     short_help="Loss of one student, alone and under a teacher.",
 )
 @student_option
-@click.option("--tokens", type=QUANTITY, required=True, help="Student training tokens.")
-@click.option("--teacher-loss", type=LOSS, help="Measured teacher loss, nats per token.")
-@click.option("--teacher-params", type=QUANTITY, help="The teacher's size, with --teacher-tokens.")
-@click.option("--teacher-tokens", type=QUANTITY, help="The teacher's training tokens.")
+@click.option("--tokens", type=ruled("tokens"), required=True, help="Student training tokens.")
+@click.option("--teacher-loss", type=ruled("teacher_loss"), help="Measured teacher loss, nats per token.")
+@click.option("--teacher-params", type=ruled("teacher_params"), help="The teacher's size, with --teacher-tokens.")
+@click.option("--teacher-tokens", type=ruled("teacher_tokens"), help="The teacher's training tokens.")
 @shape_options
 @law_option
 @seed_option
@@ -122,7 +121,7 @@ def predict(
 )
 @student_option
 @click.option("--budget", metavar="BUDGET", help='Total for this student: 1e21, "5000 USD", "2000 H100-hours".')
-@click.option("--target-loss", type=LOSS, help="In place of a budget: the cheapest way to this loss.")
+@click.option("--target-loss", type=ruled("target_loss"), help="In place of a budget: the cheapest way to this loss.")
 @_teacher_option
 @scenario_options
 @limit_options
@@ -236,7 +235,7 @@ def _show_plan(answer: Plan) -> None:
 @_teacher_option
 @click.option(
     "--tolerance",
-    type=NUMBER(0.0, 1.0, "nats", "0.01"),
+    type=ruled("tolerance"),
     default=0.01,
     show_default=True,
     help="nats that count as nothing.",
@@ -303,7 +302,7 @@ def _show_break_even(found: BreakEven) -> None:
     "--teacher", "scenarios", required=True, metavar="LIST", help="free, inference, pretraining, both, or several."
 )
 @click.option(
-    "--share-students", type=WHOLE(1, 1_000_000), default=1, metavar="K", help="K students share the training."
+    "--share-students", type=ruled("share_students"), default=1, metavar="K", help="K students share the training."
 )
 @limit_options
 @shape_options
@@ -366,7 +365,7 @@ def frontier(
 @click.command(epilog=_example("teachers --student 1B --tokens 200B teachers.toml"))
 @click.argument("file", metavar="TEACHERS.toml", type=click.Path(path_type=Path))
 @student_option
-@click.option("--tokens", type=QUANTITY, help="Student training tokens.")
+@click.option("--tokens", type=ruled("tokens"), help="Student training tokens.")
 @click.option("--budget", metavar="BUDGET", help="In place of tokens: total FLOPs, USD or hours for this student.")
 @shape_options
 @hardware_options

@@ -6,7 +6,6 @@ By hand, since loading a library for it takes longer than answering.
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import sys
@@ -16,27 +15,11 @@ from typing import Any
 
 import click
 
+from ..plain import as_json_text
+
 __all__ = ["as_json_text", "bullets", "line", "nats", "print_json", "printable", "table"]
 
 WIDTH = 80
-
-
-def _plain(value: Any) -> Any:
-    """JSON values only: NumPy scalars become numbers, what is not finite becomes null."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]  # pyright: ignore[reportUnknownVariableType]
-    if hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def as_json_text(value: Any) -> str:
-    """One JSON value, two spaces a level, strict numbers."""
-    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def print_json(value: Any) -> None:
