@@ -57,16 +57,16 @@ def plateau_end(alpha: Vector, n: int, T: float, D: float) -> int | None:
     return int(rises[0]) if len(rises) else None
 
 
-def by_descent(target: Vector, features: NDArray[np.float64], radius: float, steps: int = 400) -> Vector:
+def by_descent(target: Vector, features: NDArray[np.float64], radius: float, steps: int = 60) -> Vector:
     """Coefficients within the ball that fit the target's values best, by projected gradient descent from zero.
 
     `features` is (points, size), the basis on the points of the data; `target` is (points,). Nothing of the closed form
     is used.
     """
     coefficients = np.zeros(features.shape[1])
-    step = 1.0 / float(np.linalg.norm(features, 2) ** 2)
+    step = 0.5  # of what would be Newton's for orthonormal features: a descent that has a way to go
     for _ in range(steps):
-        coefficients -= step * features.T @ (features @ coefficients - target)
+        coefficients -= step * (features.T @ (features @ coefficients - target))
         norm = float(np.linalg.norm(coefficients))
         if norm > radius:
             coefficients *= radius / norm

@@ -14,7 +14,7 @@ from kernel import by_descent, cosines, student_error, teacher, teacher_error
 SIZE, T, D = 1000, 5.0, 4.5
 STUDENTS = (300, 400, 500, 600, 700, 800)
 TEACHERS = range(10, SIZE + 1, 10)
-DESCENDED = range(100, SIZE + 1, 100)
+DESCENDED = (200, 600, 1000)
 
 
 def main() -> None:
