@@ -1,6 +1,6 @@
 """Writes results.csv: student and teacher errors over teacher size, from the closed forms, and some by descent.
 
-    python experiments/kernel-regression/run.py
+python experiments/kernel-regression/run.py
 """
 
 from __future__ import annotations
