@@ -125,6 +125,9 @@ globalThis.DistillCharts = (() => {
     return data;
   }
 
+  /** The names in the order of the series; series of one name share a colour and a line of the legend. */
+  const namesOf = (chart) => [...new Set(chart.series.map((s) => s.name))];
+
   const paint = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const colourOf = (index) => paint(`--c${(index % COLOURS) + 1}`);
 
@@ -176,6 +179,27 @@ globalThis.DistillCharts = (() => {
       ctx.lineTo(x1, y1);
       ctx.stroke();
     }
+
+    chart.series.forEach((series) => {
+      if (series.style !== "points" || !series.low.length) return;
+      ctx.strokeStyle = colourOf(namesOf(chart).indexOf(series.name));
+      ctx.lineWidth = 2 * ratio;
+      series.x.forEach((value, i) => {
+        const ends = [series.low[i], series.high[i]];
+        if (!inside(value, "x") || !ends.every((end) => usable(end, chart.y.scale))) return;
+        const x = px(value, "x");
+        const [low, high] = ends.map((end) => Math.max(top, Math.min(top + height, px(end, "y"))));
+        ctx.beginPath();
+        ctx.moveTo(x, low);
+        ctx.lineTo(x, high);
+        for (const y of [low, high]) {
+          ctx.moveTo(x - 5 * ratio, y);
+          ctx.lineTo(x + 5 * ratio, y);
+        }
+        ctx.stroke();
+      });
+    });
+    ctx.lineWidth = 1.25 * ratio;
 
     for (const mark of chart.marks) {
       const hasX = mark.x !== null;
@@ -334,11 +358,13 @@ globalThis.DistillCharts = (() => {
     list() {
       this.values = [];
       this.at = make("li", "chart-at");
-      const items = this.chart.series.map((series, i) => {
+      const items = namesOf(this.chart).map((name, i) => {
+        const parts = this.chart.series.filter((s) => s.name === name);
         const item = make("li");
         const value = make("span");
-        const banded = series.low.length ? " (band: 90 %)" : "";
-        item.append(swatch(series.style, i), make("span", "", series.name + banded), value);
+        const ends = parts.find((s) => s.low.length);
+        const banded = ends ? ` (${ends.style === "points" ? "bar" : "band"}: 90 %)` : "";
+        item.append(swatch(parts[0].style, i), make("span", "", name + banded), value);
         this.values.push(value);
         return item;
       });
@@ -409,8 +435,10 @@ globalThis.DistillCharts = (() => {
       const series = [{}];
       const bands = [];
       this.owner = [-1];
-      this.chart.series.forEach((s, i) => {
+      const names = namesOf(this.chart);
+      this.chart.series.forEach((s) => {
         const points = s.style === "points";
+        const i = names.indexOf(s.name);
         series.push({
           label: s.name,
           scale: "y",
@@ -427,7 +455,7 @@ globalThis.DistillCharts = (() => {
           series.push({ scale: "y", pxAlign: 0, stroke: "transparent", width: 0, points: { show: false } });
           this.owner.push(-1);
         }
-        bands.push({ series: [series.length - 2, series.length - 1], fill: () => faded(colourOf(i), 0.2) });
+        if (!points) bands.push({ series: [series.length - 2, series.length - 1], fill: () => faded(colourOf(i), 0.2) });
       });
       const scaleOf = (name) => ({
         time: false,
@@ -498,18 +526,16 @@ globalThis.DistillCharts = (() => {
       const off = hovered === null || hovered === undefined || u.cursor.left < 0;
       const { x, y } = this.chart;
       this.at.textContent = off ? "" : `at ${x.label} ${written(this.data[0][hovered], x)}`;
+      const texts = this.values.map(() => "");
       this.owner.forEach((owner, i) => {
-        if (owner < 0) return;
-        const at = off ? null : this.nearest(i, hovered);
-        let text = "";
-        if (at !== null) {
-          text = written(this.data[i][at], y, 5);
-          if (this.chart.series[owner].low.length) {
-            text += ` (${written(this.data[i + 2][at], y)} to ${written(this.data[i + 1][at], y)})`;
-          }
+        const at = off || owner < 0 || texts[owner] ? null : this.nearest(i, hovered);
+        if (at === null) return;
+        texts[owner] = written(this.data[i][at], y, 5);
+        if (this.owner[i + 1] < 0 && usable(this.data[i + 1][at] ?? null, y.scale)) {
+          texts[owner] += ` (${written(this.data[i + 2][at], y)} to ${written(this.data[i + 1][at], y)})`;
         }
-        this.values[owner].textContent = text;
       });
+      texts.forEach((text, i) => (this.values[i].textContent = text));
     }
 
     /** Left and right read the figure off point by point; Home and End jump; Escape resets the zoom. */
@@ -525,7 +551,7 @@ globalThis.DistillCharts = (() => {
       else if (event.key in moves && x.length) {
         const at = Math.max(from, Math.min(to, moves[event.key]));
         u.setCursor({ left: u.valToPos(x[at], "x"), top: 10 });
-        const parts = this.chart.series.map((s, i) => this.values[i].textContent && `${s.name} ${this.values[i].textContent}`);
+        const parts = namesOf(this.chart).map((name, i) => this.values[i].textContent && `${name} ${this.values[i].textContent}`);
         this.spoken.textContent = [this.at.textContent, ...parts].filter(Boolean).join(", ");
       } else return;
       event.preventDefault();
