@@ -41,6 +41,7 @@ MAY_IMPORT: dict[str, str] = {
     "reasons": "answer confidence problem units",
     "plan": "allocate answer arch breakeven confidence cost errors hardware laws lawset problem reasons units",
     "teachers": "allocate arch confidence cost errors hardware hfconfig lawset problem reasons units",
+    "tell": "answer breakeven published teachers units",
     "runs_file": "errors",
     "runs": "errors runs_file units",
     "objective": "coordinates",

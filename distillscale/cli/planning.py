@@ -35,7 +35,7 @@ from .options import (
 from .show import bullets, line, nats, print_json, table
 
 if TYPE_CHECKING:
-    from ..answer import Distilled, Plan
+    from ..answer import Plan
     from ..breakeven import BreakEven
 
 __all__ = ["break_even", "frontier", "plan", "predict", "teachers"]
@@ -178,52 +178,15 @@ def plan(
 
 
 def _show_plan(answer: Plan) -> None:
-    from ..units import format_count, format_flops, format_money
+    from .. import tell
 
-    distilled, alone, hardware = answer.distillation, answer.supervised, answer.compute
-    headline = {
-        "distill": "Distill it",
-        "supervised": "Train it supervised",
-        "toss-up": "Toss-up: the two differ by less than 0.01 nats",
-    }[answer.verdict]
-    gain = f"gain {answer.gain_nats:+.3f} nats"
-    if answer.gain_interval is not None and answer.probability is not None:
-        low, high = answer.gain_interval
-        gain += f" (90 %: {low:+.3f} to {high:+.3f}), P(gain > 0) = {answer.probability:.2f}"
-    line(f"{headline}. {gain}.", bold=True)
+    gain = tell.gain_told(answer.gain_nats, answer.gain_interval, answer.probability)
+    line(f"{tell.HEADLINES[answer.verdict]}. {gain}.", bold=True)
     line()
-
-    def bill(flops: float) -> list[str]:
-        usd = hardware.usd(flops)
-        return [format_flops(flops), format_count(hardware.hours(flops)), "none" if usd is None else format_money(usd)]
-
-    def span(ends: tuple[float, float] | None) -> str:
-        return "-" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
-
-    def side(plan: Distilled, ends: tuple[float, float] | None) -> list[str]:
-        shares = " / ".join(f"{share:.0%}" for share in plan.shares.values())
-        teacher = [format_count(plan.teacher.params), format_count(plan.teacher.tokens), f"{plan.teacher.loss:.3f}"]
-        return [
-            f"{plan.student_loss:.3f}",
-            span(ends),
-            format_count(plan.tokens),
-            *teacher,
-            shares,
-            *bill(plan.flops.total),
-        ]
-
-    names = ["student loss, nats/token", "  90 % interval", "student tokens", "teacher parameters", "teacher tokens"]
-    names += ["teacher loss", "student/logits/teacher", "FLOPs", f"{hardware.device} hours", "USD"]
-    columns = {"distilled": side(distilled, answer.student_interval)}
-    if answer.practical is not None:
-        columns["teacher ≤ 15T"] = side(answer.practical, None)
-    columns["supervised"] = [f"{alone.loss:.3f}", span(answer.supervised_interval), format_count(alone.tokens)]
-    columns["supervised"] += ["-"] * 4 + bill(alone.flops)
-    table((f"{format_count(distilled.params)} student", *columns), zip(names, *columns.values(), strict=True))
+    table(*tell.plan_table(answer))
     bullets("Reasons", answer.reasons)
     bullets("Warnings", answer.warnings)
-    price = "no price known" if hardware.usd_per_hour is None else f"{hardware.usd_per_hour:g} USD/h"
-    line(f"Bill: {hardware.device}, {hardware.peak_flops:.4g} FLOP/s peak, MFU {hardware.mfu:g}, {price}.")
+    line(tell.priced(answer))
 
 
 @click.command(
@@ -271,24 +234,12 @@ def break_even(
 
 
 def _show_break_even(found: BreakEven) -> None:
-    from ..published import read_toml
-    from ..units import format_count, format_flops
+    from .. import tell
+    from ..units import format_count
 
-    def flops(x: float | None) -> str:
-        return "none" if x is None else f"{format_flops(x)} FLOPs"
-
-    rows = [("break-even", flops(found.budget_flops))]
-    if found.interval is not None:
-        low, high = found.interval
-        rows.append(("90 % interval", f"{flops(low)} to {flops(high)}"))
-    rows += [
-        (f"gain under {found.tolerance_nats:g} nats from", flops(found.negligible_from_flops)),
-        ("largest gain", f"{found.largest_gain_nats:+.3f} nats"),
-        ("popular rule (unsupported)", flops(found.folk_rule_flops)),
-    ]
-    table((f"{format_count(found.student_params)} student, teacher cost {found.scenario}", ""), rows)
-    about_rule: list[str] = read_toml("folk-breakeven")["caveats"]
-    bullets("Reasons", [found.reason, *(f"popular rule: {caveat}" for caveat in about_rule)])
+    head = (f"{format_count(found.student_params)} student, teacher cost {found.scenario}", "")
+    table(head, tell.break_even_rows(found))
+    bullets("Reasons", [found.reason, *(f"popular rule: {caveat}" for caveat in tell.rule_caveats())])
     bullets("Warnings", found.warnings)
 
 
@@ -390,9 +341,9 @@ def teachers(
     TEACHERS.toml holds [[teacher]] tables with name, params, loss (measured on the student's data) and optionally
     tokens, config, usd_per_million_tokens.
     """
+    from .. import tell
     from ..errors import InputError
     from ..teachers import rank_teachers, read_teachers
-    from ..units import format_count, format_money
 
     hardware = hardware_from(options)
     who = student_from(student, context=context, vocab=vocab, total_params=total_params)
@@ -407,27 +358,6 @@ def teachers(
     )
     if as_json:
         return print_json([teacher.to_json() for teacher in ranked])
-    rows = [
-        (
-            t.name,
-            format_count(t.params),
-            f"{t.loss:.3f}",
-            f"{t.student_loss:.3f}",
-            f"{t.gain_nats:+.3f}",
-            f"{t.gain_at_equal_flops:+.3f}",
-            t.regime,
-            "none" if t.usd is None else format_money(t.usd),
-        )
-        for t in ranked
-    ]
-    columns = ("teacher", "params", "loss", "student", "gain", "at equal\nFLOPs", "regime", "USD")
-    table(columns, rows)
+    table(*tell.teacher_table(ranked))
     line("Losses and gains in nats per token, against supervised training on the same tokens or with equal FLOPs.")
-    said: dict[str, list[str]] = {}
-    for t in ranked:
-        for warning in t.warnings:
-            said.setdefault(warning, []).append(t.name)
-    everywhere = len(ranked)
-    return bullets(
-        "Warnings", [w if len(names) == everywhere else f"{', '.join(names)}: {w}" for w, names in said.items()]
-    )
+    return bullets("Warnings", tell.teacher_warnings(ranked))

@@ -12,7 +12,7 @@
 globalThis.DistillCharts = (() => {
   const COLOURS = 6;
   const DASH = [7, 4];
-  const SUFFIXES = [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "K"]];
+  const SUFFIXES = [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]];
   const FONT = '12px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", sans-serif';
   const live = new Set();
 
