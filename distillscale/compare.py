@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 
 _FORMS: Final = {
     "supervised": ("chinchilla", "supervised", "kaplan"),
-    "distillation": ("distillation", "distillation-no-gate"),
+    "distillation": ("distillation", "distillation-no-gate", "distillation-free-floor"),
 }
 
 

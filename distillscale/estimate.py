@@ -254,4 +254,4 @@ def as_coefficients(form: Form, law: FittedLaw, fitted: Mapping[str, Array]) -> 
     if isinstance(law, DistillationLaw):
         values |= {"c1": law.c1, "d1": law.d1}
     order = ("A", "B", "alpha", "beta", "gamma", "c0", "c1", "f1", "d1", "d_eff") if form.distils else form.shape.names
-    return {name: values[name] for name in order}
+    return {name: values[name] for name in (*order, *(("floor",) if "floor" in form.free else ()))}

@@ -230,6 +230,7 @@ def _assemble(
         verb = "is" if len(loose) == 1 else "are"
         warnings.append(f"{', '.join(loose)} {verb} hardly determined by these runs; trust predictions, not values")
     warnings += [note] if note else []
+    implied = {"d_eff"} | {"floor"}.difference(coefficients)  # by c1 and d1; by the form
     return replace(
         base,
         coefficients=coefficients,
@@ -237,7 +238,7 @@ def _assemble(
         identified=identified,
         weak_directions=tuple(stage.knowledge.weak_directions()),
         intervals=_intervals(coefficients, draws, stage.knowledge.on_bound),
-        draws={name: column for name, column in draws.items() if name != "d_eff"},
+        draws={name: column for name, column in draws.items() if name not in implied},
         failed_draws=failed,
         held_out=None if held is None else _score(stage.law, held, rule or ""),
         residual_sd=prepared.residual_sd(stage.optimum.theta),

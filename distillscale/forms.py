@@ -1,7 +1,8 @@
 """The forms that can be fitted: their coefficients, bounds and laws; nothing here sees a loss or minimises.
 
 A form is a law with some coefficients fixed. `chinchilla` is Eq 1 with γ = 1, `kaplan` is Eq 1 with E = 0 and β = 1,
-`distillation` is Eq 8 with the gate in its exponential limit, where c1 and d1 act only through `d_eff`.
+`distillation` is Eq 8 with the gate in its exponential limit, where c1 and d1 act only through `d_eff`; with a free
+`floor` (the paper's is 1) a student can beat its teacher.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ __all__ = ["FORMS", "LOGARITHMIC", "NOT_IDENTIFIED", "Bounds", "Box", "Form", "b
 Array = NDArray[np.float64]
 Bounds = Mapping[str, tuple[float, float]]
 
-LOGARITHMIC: Final = frozenset({"E", "A", "B", "d_eff", "f1"})
+LOGARITHMIC: Final = frozenset({"E", "A", "B", "d_eff", "f1", "floor"})
 NOT_IDENTIFIED: Final = ("c1", "d1")
 
 # E below this share of the lowest loss cannot be told from no floor at all.
@@ -43,6 +44,7 @@ _LIMITS: Final[dict[str, tuple[float, float]]] = {
     "c0": (0.0, 20.0),
     "d_eff": (math.log(0.2), math.log(5.0)),
     "f1": (math.log(0.01), math.log(3.0)),
+    "floor": (math.log(0.5), 0.0),
 }
 # Of the local coordinates in the places of A, B, alpha, beta (1/γ has the limits of γ), without and with a free floor.
 _LOCAL: Final[dict[str, tuple[float, float]]] = {
@@ -106,9 +108,10 @@ FORMS: Final[dict[str, Form]] = {
         _form("chinchilla", SUPERVISED, gamma=1.0),
         _form("supervised", SUPERVISED),
         _form("kaplan", SUPERVISED, E=0.0, beta=1.0),
-        _form("distillation", DISTILLATION),
+        _form("distillation", DISTILLATION, floor=1.0),
         # a gate that no teacher closes: Eq 8 without its broken power law
-        _form("distillation-no-gate", DISTILLATION, d_eff=1e6, f1=0.1),
+        _form("distillation-no-gate", DISTILLATION, d_eff=1e6, f1=0.1, floor=1.0),
+        _form("distillation-free-floor", DISTILLATION),
     )
 }
 

@@ -168,7 +168,7 @@ class DistillationParts(NamedTuple):
     """The terms of Eq 8: student loss = teacher + gate · size_and_data · teacher^(−c0)."""
 
     teacher: Array
-    """L_T, the limit of an unlimited student."""
+    """floor · L_T, the limit of an unlimited student."""
     gate: Array
     """[1 + (L_T/(L̃_S d1))^(1/f1)]^(−c1 f1) in (0, 1): near 1 under a strong teacher, 0 under a weak one."""
     strength: Array
@@ -189,7 +189,8 @@ class DistillationLaw:
 
     with L̃_S = `supervised.loss(N_S, D_S)`. A, B, alpha, beta, gamma are the distillation (primed) coefficients.
     The data identify c1 and d1 only through `d_eff`; a very large c1 is the gate's exponential limit.
-    Known limit: L_S > L_T always, so a student that beats its teacher cannot be described.
+    Known limit: L_S > L_T always, so a student that beats its teacher cannot be described. `floor` below 1, which the
+    paper does not have, lifts it: the first term is then floor · L_T.
     """
 
     supervised: SupervisedLaw
@@ -202,9 +203,10 @@ class DistillationLaw:
     c1: float
     f1: float
     d1: float
+    floor: float = 1.0
 
     def __post_init__(self) -> None:
-        _positive(self, "A", "B", "alpha", "beta", "gamma", "c0", "c1", "f1", "d1", zero_allowed=("c0",))
+        _positive(self, "A", "B", "alpha", "beta", "gamma", "c0", "c1", "f1", "d1", "floor", zero_allowed=("c0",))
 
     @classmethod
     def from_d_eff(cls, *, d_eff: float, f1: float, c1: float = 1e9, **others: Any) -> DistillationLaw:
@@ -230,7 +232,7 @@ class DistillationLaw:
         strength = np.exp(-self.c0 * _log(L_T))
         zero = np.zeros_like(gate + data)
         return DistillationParts(
-            L_T + zero, gate + zero, strength + zero, capacity + zero, data + zero, supervised + zero
+            self.floor * L_T + zero, gate + zero, strength + zero, capacity + zero, data + zero, supervised + zero
         )
 
     def loss(self, N_S: ArrayLike, D_S: ArrayLike, L_T: ArrayLike) -> Array:
@@ -240,14 +242,14 @@ class DistillationLaw:
         capacity = np.exp(_log(self.A) - self.alpha * _log(N_S))
         data = np.exp(_log(self.B) - self.beta * _log(D_S))
         log_gate = self._log_gate(log_L_T, _log(self.supervised.loss(N_S, D_S)))
-        return L_T + np.exp(log_gate - self.c0 * log_L_T) * (capacity + data) ** self.gamma
+        return self.floor * L_T + np.exp(log_gate - self.c0 * log_L_T) * (capacity + data) ** self.gamma
 
     def gradient(self, N_S: ArrayLike, D_S: ArrayLike, L_T: ArrayLike) -> dict[str, Array]:
         """∂L_S/∂x for `N_S`, `D_S`, `L_T`, each coefficient, and `supervised.x` through L̃_S."""
         N_S, D_S, L_T = np.asarray(N_S, float), np.asarray(D_S, float), np.asarray(L_T, float)
         p = self.parts(N_S, D_S, L_T)
         s = p.capacity + p.data
-        excess = p.gate * p.strength * s**self.gamma  # L_S − L_T
+        excess = p.gate * p.strength * s**self.gamma  # L_S − floor · L_T
         z = (np.log(L_T) - np.log(p.supervised) - np.log(self.d1)) / self.f1
         sigma = np.exp(-np.logaddexp(0.0, -z))  # y/(1+y), y = (L_T/(L̃_S d1))^(1/f1)
         of_supervised = excess * self.c1 * sigma / p.supervised  # ∂L_S/∂L̃_S
@@ -256,7 +258,7 @@ class DistillationLaw:
         grad = {
             "N_S": -excess * self.gamma * self.alpha * p.capacity / (s * N_S) + of_supervised * sup["N"],
             "D_S": -excess * self.gamma * self.beta * p.data / (s * D_S) + of_supervised * sup["D"],
-            "L_T": 1.0 - excess * (self.c0 + self.c1 * sigma) / L_T,
+            "L_T": self.floor - excess * (self.c0 + self.c1 * sigma) / L_T,
             "A": excess * self.gamma * p.capacity / (s * self.A),
             "B": excess * self.gamma * p.data / (s * self.B),
             "alpha": -excess * self.gamma * p.capacity / s * np.log(N_S),
@@ -266,6 +268,7 @@ class DistillationLaw:
             "c1": -excess * self.f1 * np.logaddexp(0.0, z),
             "f1": excess * self.c1 * (sigma * z - np.logaddexp(0.0, z)),
             "d1": excess * self.c1 * sigma / self.d1,
+            "floor": L_T + zero,
         }
         grad |= {f"supervised.{name}": of_supervised * sup[name] for name in ("E", "A", "B", "alpha", "beta", "gamma")}
         return {name: value + zero for name, value in grad.items()}

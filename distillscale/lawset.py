@@ -39,7 +39,7 @@ _FORMS = {
     "chinchilla": _Form(SupervisedLaw, _EQ1),
     "supervised": _Form(SupervisedLaw, (*_EQ1, "gamma")),
     "kaplan": _Form(SupervisedLaw.kaplan, ("N_c", "D_c", "alpha_N", "alpha_D")),
-    "distillation": _Form(DistillationLaw, ("A", "B", "alpha", "beta", "gamma", "c0", "c1", "f1", "d1")),
+    "distillation": _Form(DistillationLaw, ("A", "B", "alpha", "beta", "gamma", "c0", "c1", "f1", "d1"), ("floor",)),
     "data-constrained": _Form(DataConstrainedLaw, ("R_D", "R_N")),
     "transfer": _Form(TransferLaw, ("k", "alpha", "beta")),
 }
@@ -53,7 +53,12 @@ _LARGEST_RESIDUAL = 2.0
 
 
 def coefficients_of(law: Law) -> dict[str, float]:
-    """The law's own coefficients by name, without those of a law nested in it."""
+    """The law's own coefficients by name, without those of a law nested in it, nor a floor that Eq 8 does not have."""
+    own = _fields_of(law)
+    return {name: x for name, x in own.items() if name != "floor" or np.ndim(x) or x != 1.0}
+
+
+def _fields_of(law: Law) -> dict[str, float]:
     return {f.name: getattr(law, f.name) for f in fields(law) if f.name not in _NESTED.values()}
 
 
@@ -300,7 +305,7 @@ def _draws_from(form: str, law: Law, data: object, where: str) -> Law:
 def draws_law(form: str, law: Law, columns: Mapping[str, Array], where: str) -> Law:
     """`law` with the named coefficients (`A`, `supervised.E`, ...) replaced by arrays of draws."""
     nested = _NESTED.get(form)
-    own: dict[str, Any] = coefficients_of(law)
+    own: dict[str, Any] = _fields_of(law)
     inner: dict[str, Any] = coefficients_of(getattr(law, nested)) if nested else {}
     for name, column in columns.items():
         table, key = (inner, name.split(".", 1)[1]) if nested and name.startswith(f"{nested}.") else (own, name)

@@ -6,7 +6,7 @@ Both laws have one shape (Eq 44 and Eq 49 of Busbridge et al. 2025):
     t_A = a − α n,   t_B = b − β d,     n = ln N − mean,   d = ln D − mean
 
     supervised     u = e = log E                 s = 0
-    distillation   u = ln L_T                    s = −c0 ln L_T − exp( (ln L_T − ln L̃_S − κ)/f1 ),   κ = log d_eff
+    distillation   u = ln L_T + log floor        s = −c0 ln L_T − exp( (ln L_T − ln L̃_S − κ)/f1 ),   κ = log d_eff
 
 Each of u, t_A, t_B, γ, c0, κ, φ = log f1 is a *channel*: linear in the coefficients, with row features (1, n, d,
 ln L_T) that all items of a batch share. So a pass computes first and second derivatives in the few channels row by
@@ -61,10 +61,10 @@ SUPERVISED: Final = Shape(
     signs=(1, 1, 1, -1, -1, 1),
 )
 DISTILLATION: Final = Shape(
-    names=("A", "B", "alpha", "beta", "gamma", "c0", "d_eff", "f1"),
-    channels=("A", "B", "A", "B", "gamma", "c0", "kappa", "phi"),
-    features=("1", "1", "n", "d", "1", "t", "1", "1"),
-    signs=(1, 1, -1, -1, 1, -1, 1, 1),
+    names=("A", "B", "alpha", "beta", "gamma", "c0", "d_eff", "f1", "floor"),
+    channels=("A", "B", "A", "B", "gamma", "c0", "kappa", "phi", "u"),
+    features=("1", "1", "n", "d", "1", "t", "1", "1", "1"),
+    signs=(1, 1, -1, -1, 1, -1, 1, 1, 1),
 )
 
 
@@ -81,7 +81,7 @@ class _Plan:
 
 def _plan(shape: Shape, free: tuple[int, ...]) -> _Plan:
     needed = {shape.channels[j] for j in free}
-    channels = tuple(c for c in dict.fromkeys(shape.channels) if c in needed)
+    channels = tuple(c for c in dict.fromkeys(("u", *shape.channels)) if c in needed)  # pairs begin with u
     pairs = tuple((a, b) for i, a in enumerate(channels) for b in channels[i:])
     monomials = [
         ["".join(sorted((shape.features[i] + shape.features[j]).replace("1", ""))) for j in free] for i in free
@@ -109,8 +109,8 @@ def _plan(shape: Shape, free: tuple[int, ...]) -> _Plan:
 class Problem:
     """A table prepared for fitting: rows (n,), weights (1 or items, n), one objective.
 
-    `fixed` is a full coefficient vector; the optimiser sees only the `free` ones. In the full vector E, A, B, d_eff and
-    f1 are logarithms, and A and B are those of centred sizes and tokens (a = log A − α·mean ln N).
+    `fixed` is a full coefficient vector; the optimiser sees only the `free` ones. In the full vector E, A, B, d_eff, f1
+    and floor are logarithms, and A and B are those of centred sizes and tokens (a = log A − α·mean ln N).
     """
 
     shape: Shape
@@ -238,7 +238,7 @@ class Problem:
                 log_x -= column["c0"] * self.t
                 log_x -= self._gate(column, items, state)
             x = np.exp(np.minimum(log_x, _LARGEST_LOG))
-        floor = np.exp(column["E"]) if self.t is None else np.exp(self.t)
+        floor = np.exp(column["E"] if self.t is None else self.t + column["floor"])
         state["L"] = floor + x
         state["p"] = x / state["L"]
         return state

@@ -86,6 +86,7 @@ def _outer_axes(problem: Problem, box: dict[str, tuple[float, float]]) -> dict[s
         "c0": _axis(_C0, box["c0"]),
         "d_eff": _axis(np.log(_D_EFF), box["d_eff"]),
         "f1": _axis(np.log(_F1), box["f1"]),
+        "floor": _axis((0.0,), box["floor"]),
     }
 
 
@@ -102,7 +103,7 @@ def _cells(
         assert problem.supervised is not None
         t = problem.t[rows]
         z = np.minimum((t - problem.supervised[0, rows] - values["d_eff"]) / math.exp(values["f1"]), 3.0)
-        floor, strength = np.exp(t), np.exp(-values["c0"] * t - np.exp(z))
+        floor, strength = np.exp(t + values["floor"]), np.exp(-values["c0"] * t - np.exp(z))
     excess = loss - floor
     if np.count_nonzero(excess > 0) < 3:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from distillscale.errors import InputError
 from distillscale.estimate import predict
 from distillscale.fit import fit
 from distillscale.laws import SupervisedLaw
+from distillscale.lawset import LawSet
 from distillscale.runs import read
 
 TABLES = os.environ.get("DISTILLSCALE_TABLES")
@@ -74,12 +76,27 @@ def test_students_need_the_gate() -> None:
         supervised_study(SUPERVISED, rng, noise=0.002), student_study(DISTILLATION, rng, noise=0.002, teachers=9)
     )
     found = compare(table)
-    assert [one.law for one in found] == ["distillation", "distillation-no-gate"]
-    gated, open_gate = found
-    assert gated.aic is not None
-    assert open_gate.aic is not None
-    assert gated.aic < open_gate.aic - 50
+    aic = {one.law: one.aic for one in found if one.aic is not None}
+    assert set(aic) == {"distillation", "distillation-no-gate", "distillation-free-floor"}
+    assert aic["distillation"] < aic["distillation-no-gate"] - 50
+    assert aic["distillation"] < aic["distillation-free-floor"] + 4  # one coefficient more, and nothing to use it for
     assert compare(table, kind="supervised")[0].law in ("supervised", "chinchilla")
+
+
+def test_students_that_beat_their_teacher_need_a_floor_below_it() -> None:
+    planted = replace(DISTILLATION, floor=0.97)
+    rng = np.random.default_rng(1)
+    students = student_study(planted, rng, noise=0.001, teachers=12)
+    assert np.any(students.loss < students.teacher_loss)
+    found = compare(joined(supervised_study(SUPERVISED, rng, noise=0.001), students))
+    best = found[0]
+    assert best.law == "distillation-free-floor"
+    assert best.coefficients["floor"] == pytest.approx(0.97, abs=0.004)
+    others = [one.held_out_rmse for one in found[1:] if one.held_out_rmse is not None]
+    assert best.held_out_rmse is not None
+    assert best.held_out_rmse < 0.5 * min(others)
+    again = LawSet.from_mapping(json.loads(json.dumps(best.fit.to_lawset("mine").to_json())), "mine")
+    assert again.distillation.floor == best.coefficients["floor"]
 
 
 def test_json_and_hold_out() -> None:

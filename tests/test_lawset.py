@@ -70,10 +70,11 @@ def test_every_published_set_reads_back(name: str, tmp_path: Path) -> None:
     assert again.draw_count == found.draw_count
 
 
-@given(st.lists(st.floats(1e-3, 99), min_size=15, max_size=15))
+@given(st.lists(st.floats(1e-3, 99), min_size=16, max_size=16))
 def test_coefficients_read_back_to_the_last_bit(values: list[float]) -> None:
     sup = SupervisedLaw(**dict(zip(("E", "A", "B", "alpha", "beta", "gamma"), values, strict=False)))
-    own = dict(zip(("A", "B", "alpha", "beta", "gamma", "c0", "c1", "f1", "d1"), values[6:], strict=True))
+    names = ("A", "B", "alpha", "beta", "gamma", "c0", "c1", "f1", "d1", "floor")
+    own = dict(zip(names, values[6:], strict=True))
     law = DistillationLaw(supervised=sup, **own)
     found = LawSet(name="x", form="distillation", law=law)
     assert LawSet.from_mapping(json.loads(json.dumps(found.to_json())), "x").law == law

@@ -41,6 +41,7 @@ CASES = [
     ("kaplan", None),
     ("distillation", None),
     ("distillation-no-gate", None),
+    ("distillation-free-floor", None),
     ("supervised", {"alpha": (0.1, 0.9)}),
     ("supervised", {"A": (10.0, 1e6), "gamma": (0.4, 0.9)}),
     ("chinchilla", {"E": (1.0, 2.0)}),
@@ -66,7 +67,7 @@ def test_gradient_and_hessian_are_those_of_the_value(form: str, bounds: dict | N
             assert (up[1] - down[1]) / 2e-6 == pytest.approx(hessian[:, j], abs=1e-6 * np.abs(hessian).max())
 
 
-@pytest.mark.parametrize("form", ["chinchilla", "supervised", "distillation"])
+@pytest.mark.parametrize("form", ["chinchilla", "supervised", "distillation", "distillation-free-floor"])
 def test_row_slopes_are_those_of_the_residuals(form: str) -> None:
     ready = prepared(form)
     theta = starting_points(ready.problem, ready.box.lower, ready.box.upper, 1)[0]
