@@ -6,14 +6,16 @@ those who cannot see it. Gaps in a series are None. Every number is already in t
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from .errors import InputError
 
-__all__ = ["Axis", "Chart", "Mark", "Series"]
+__all__ = ["Axis", "Chart", "Figure", "Mark", "Series", "Table", "csv_text"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +34,11 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Series:
-    """One curve or cloud of points, with a 90 % band where `low` and `high` are given."""
+    """One curve or cloud of points, with a 90 % band where `low` and `high` are given.
+
+    Series of one name are one thing in several pieces (inside the fitted range and outside, a curve and its runs):
+    they share a colour and a line of the legend.
+    """
 
     name: str
     x: tuple[float, ...]
@@ -87,9 +93,69 @@ class Chart:
         return asdict(self)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The numbers as a table: series, x, y, low, high."""
+        """The numbers as a table: series, style, x, y, low, high."""
         for series in self.series:
             low = series.low or (None,) * len(series.x)
             high = series.high or (None,) * len(series.x)
             for x, y, lowest, highest in zip(series.x, series.y, low, high, strict=True):
-                yield {"series": series.name, "x": x, "y": y, "low": lowest, "high": highest}
+                found = {"series": series.name, "style": series.style, "x": x, "y": y, "low": lowest, "high": highest}
+                if y is not None:
+                    yield found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """Charts side by side under one title; how they share axes and a legend is the drawer's."""
+
+    name: str
+    title: str
+    charts: tuple[Chart, ...]
+    columns: int = 1
+    caption: str = ""
+    """What is shown, and the range in which it holds."""
+    source: str = ""
+    """The paper's figure, or the runs."""
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The numbers of every chart, with its name and the units of its axes."""
+        for chart in self.charts:
+            for row in chart.rows():
+                yield {"chart": chart.name, "x_axis": chart.x.title, "y_axis": chart.y.title} | row
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """A table as values: text or numbers, None where there is none."""
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    cells: tuple[tuple[str | float | None, ...], ...]
+    caption: str = ""
+    source: str = ""
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One mapping a row."""
+        for row in self.cells:
+            yield dict(zip(self.columns, row, strict=True))
+
+    def shown(self) -> tuple[tuple[str, ...], ...]:
+        """The cells as text for people; whole values and up to four digits of others."""
+        return tuple(tuple(_shown(cell) for cell in row) for row in self.cells)
+
+
+def _shown(cell: str | float | None) -> str:
+    if cell is None:
+        return "–"
+    return cell if isinstance(cell, str) else f"{cell:.4g}"
+
+
+def csv_text(rows: Iterable[dict[str, Any]]) -> str:
+    """Rows of one shape as CSV with a header; numbers to ten digits, an empty cell where there is none."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    for number, row in enumerate(rows):
+        if not number:
+            writer.writerow(row)
+        writer.writerow("" if v is None else f"{v:.10g}" if isinstance(v, float) else v for v in row.values())
+    return text.getvalue()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from .laws import DistillationLaw
 from .lawset import LawSet
@@ -18,6 +18,7 @@ __all__ = [
     "TOSS_UP",
     "Confidence",
     "confidence_of",
+    "covered",
     "interval_of",
     "range_warnings",
     "residual_errors",
@@ -33,6 +34,8 @@ TOSS_UP = 0.01
 """nats; rounding of the published coefficients alone moves losses by 0.007 (see busbridge2025)."""
 
 _RESIDUAL_ONLY_DRAWS = 2000
+_EDGE = 1e-9
+"""Relative rounding at the ends of a fitted range."""
 
 _NAMES = {
     "params": "parameters",
@@ -114,12 +117,22 @@ def confidence_of(
     return Confidence(student=student * noise_S, supervised=supervised * noise_sup)
 
 
+def covered(evidence: LawSet, values: Mapping[str, ArrayLike]) -> NDArray[np.bool_]:
+    """Where every quantity lies in the range that the law was fitted in; one without a range counts as inside."""
+    inside = np.ones(np.broadcast_shapes(*(np.shape(value) for value in values.values())), bool)
+    for name, value in values.items():
+        low, high = evidence.regime.get(name, (-np.inf, np.inf))
+        value = np.asarray(value, float)
+        inside = inside & (low * (1 - _EDGE) <= value) & (value <= high * (1 + _EDGE))
+    return inside
+
+
 def range_warnings(evidence: LawSet, values: Mapping[str, float]) -> list[str]:
     """One sentence for each quantity outside the range the law was fitted in, with the range and the factor."""
     out: list[str] = []
     for name, value in values.items():
         low, high = evidence.regime.get(name, (-np.inf, np.inf))
-        if low * (1 - 1e-9) <= value <= high * (1 + 1e-9):
+        if low * (1 - _EDGE) <= value <= high * (1 + _EDGE):
             continue
         show = _nats if name.endswith("loss") else format_count if value >= 1 else "{:.2g}".format
         side, factor = ("above", value / high) if value > high else ("below", low / value)

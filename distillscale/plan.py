@@ -16,7 +16,7 @@ from .allocate import Allocation, Limits, allocate
 from .answer import Distilled, Flops, Plan, Supervised, Target, Teacher, Verdict
 from .arch import CONTEXT, VOCAB, Arch, forward_flops
 from .breakeven import break_even_of
-from .confidence import TOSS_UP, Confidence, confidence_of, interval_of, range_warnings, standing_warnings
+from .confidence import TOSS_UP, Confidence, confidence_of, covered, interval_of, range_warnings, standing_warnings
 from .cost import TRAINING_PASSES, Scenario, bill, logit_stores
 from .errors import InfeasibleError, InputError
 from .hardware import Compute, compute
@@ -331,7 +331,7 @@ def _rows_outside(evidence: LawSet, N: Array, found: Allocation) -> list[str]:
     values = {"student_params": N, "student_tokens": found.student_tokens, "tokens_per_param": found.student_tokens / N}
     for name, column in (values | {"teacher_loss": found.teacher_loss}).items():
         low, high = evidence.regime.get(name, (-np.inf, np.inf))
-        if outside := int(np.sum((column < low * (1 - 1e-9)) | (column > high * (1 + 1e-9)))):
+        if outside := int(np.sum(~covered(evidence, {name: column}) & np.isfinite(column))):
             what = name.replace("_", " ")
             out.append(
                 f"extrapolation: {outside} of {len(N)} plans have {what} outside the fitted {low:.4g} to {high:.4g}"

@@ -17,9 +17,7 @@ def test_a_chart_is_its_numbers_as_json_and_as_rows() -> None:
     assert chart.y.title == "loss, nats/token"
     assert chart.x.title == "N"
     assert list(chart.rows()) == [
-        {"series": "a", "x": 1.0, "y": 3.0, "low": 2.0, "high": 4.0},
-        {"series": "a", "x": 2.0, "y": None, "low": None, "high": None},
-        {"series": "b", "x": 1.0, "y": None, "low": None, "high": None},
+        {"series": "a", "style": "line", "x": 1.0, "y": 3.0, "low": 2.0, "high": 4.0},
     ]
     assert chart.to_json()["series"][0]["high"] == (4.0, None)
     assert chart.to_json()["marks"] == ({"label": "here", "x": 1.0, "y": None},)

@@ -1,0 +1,103 @@
+"""Tables 3 and 13 of the paper, computed; their words come from the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..arch import family, forward_flops
+from ..chart import Table
+from ..cost import SCENARIOS
+from ..plan import frontier
+from .scope import Scope, flops_text
+
+__all__ = ["in_words", "table_3", "table_13"]
+
+_PARTS = ("student training", "teacher inference", "teacher training")
+_PAPER_BUDGETS = (1e20, 1e21, 1e25, 1e26)
+
+
+def in_words(shares: Sequence[float]) -> str:
+    """Shares of student, logits and teacher (summing to 1) as Table 3 puts them."""
+    order = sorted(range(3), key=lambda i: -shares[i])
+    first, second, third = (shares[i] for i in order)
+    names = [_PARTS[i] for i in order]
+    if third > 0.4 * first:
+        return "about equally in three"
+    if second > 0.6 * first and third < 0.6 * second:
+        return f"evenly {names[0]} and {names[1]}, much less {names[2]}"
+    return f"mostly {names[0]}"
+
+
+def table_3(scope: Scope) -> Table:
+    """How the optimum shares the compute where teacher training and inference are both paid."""
+    sizes = scope.grid.planned
+    budgets = _PAPER_BUDGETS if scope.is_papers else tuple(np.geomspace(*scope.grid.compute, 4))
+    found = frontier(scope.evidence, sizes, budgets, [SCENARIOS["both"]], context=scope.context, vocab=scope.vocab)
+    cells: list[tuple[str | float | None, ...]] = []
+    for row in found.rows():
+        shares = [row[f"share_{name}"] for name in ("student", "logits", "teacher")]
+        known = [float(x) for x in shares if isinstance(x, float)]
+        cells.append(
+            (
+                scope.label(_number(row["student_params"])),
+                flops_text(_number(row["budget_flops"])),
+                *(f"{x:.0%}" for x in known),
+                in_words(known),
+            )
+            if len(known) == 3
+            else (
+                scope.label(_number(row["student_params"])),
+                flops_text(_number(row["budget_flops"])),
+                None,
+                None,
+                None,
+                None,
+            )
+        )
+    return Table(
+        name="table-3",
+        title="Optimal compute allocation trends",
+        columns=("student", "total compute", *_PARTS, "allocation"),
+        cells=tuple(cells),
+        caption=f"Teacher training and inference paid for one student. {scope.holds}",
+        source="Table 3 of the paper (students ≲ 3B and ≳ 10B at ≲ 1e21 and ≳ 1e25 FLOPs)",
+    )
+
+
+def _number(value: object) -> float:
+    assert isinstance(value, float)
+    return value
+
+
+def table_13(scope: Scope) -> Table:
+    """The model family: exact counts beside 2N and the approximation of Eq 59."""
+    cells: list[tuple[str | float | None, ...]] = []
+    for name, arch in family().items():
+        exact, simple, approx = arch.forward_flops_per_token, 2.0 * arch.params, arch.approx_flops_per_token
+        counts = (arch.params / 1e9, arch.total_params / 1e9)
+        flops = (exact / 1e9, simple / 1e9, simple / exact - 1, approx / 1e9, approx / exact - 1)
+        cells.append(
+            (
+                name,
+                *(f"{x:.4g}" for x in counts),
+                *(str(x) for x in (arch.layers, arch.d_model, arch.d_ff)),
+                f"{flops[0]:.4g}",
+                f"{flops[1]:.4g}",
+                f"{flops[2]:+.1%}",
+                f"{flops[3]:.4g}",
+                f"{flops[4]:+.2%}",
+                f"{float(forward_flops(arch.params)) / 1e9:.4g}",
+            )
+        )
+    columns = ("name", "N, B", "N total, B", "layers", "d_model", "d_ff", "C_fwd, GFLOPs", "2N", "2N error")
+    return Table(
+        name="table-13",
+        title="The model family",
+        columns=(*columns, "approximation", "its error", "F(N)"),
+        cells=tuple(cells),
+        caption="Forward FLOPs per token. Vocabulary 32,768, context 4,096. `approximation` is Eq 59 of the exact "
+        "shape, F(N) its smooth form (Eq 69) that the planner uses. No law is used here.",
+        source="Table 13 of the paper",
+    )
