@@ -55,6 +55,8 @@ MAY_IMPORT: dict[str, str] = {
     "fit": "errors estimate fitted forms laws lawset outcome resample runs search",
     "compare": "errors estimate extrapolation fit forms laws lawset runs",
     "extrapolation": "fit fitted forms runs",
+    "curves": "allocate answer arch breakeven chart confidence cost errors laws lawset plan problem published units",
+    "figures": "chart errors units",
     "record": "errors",
     "spec": "arch cost errors",
     "specfile": "errors spec units",

@@ -25,7 +25,7 @@ def in_words(shares: Sequence[float]) -> str:
     names = [_PARTS[i] for i in order]
     if third > 0.4 * first:
         return "about equally in three"
-    if second > 0.6 * first and third < 0.6 * second:
+    if second > 0.72 * first and third < 0.6 * second:
         return f"evenly {names[0]} and {names[1]}, much less {names[2]}"
     return f"mostly {names[0]}"
 

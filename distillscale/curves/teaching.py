@@ -42,15 +42,16 @@ def u_shape(scope: Scope) -> Figure:
         name="figure-1-u-shape",
         title="Student loss against teacher loss, and its extrapolation",
         charts=(chart,),
-        caption=f"Eq 8 for students of {M:.3g} tokens per parameter. Points: the best teacher L_T*. To its left the capacity gap: a better "
-        f"teacher makes the student worse. {scope.holds}",
+        caption=f"Eq 8 for students of {M:.3g} tokens per parameter. Points: the best teacher, L_T*. To its left the "
+        f"capacity gap: a better teacher makes the student worse. {scope.holds}",
         source="Figure 1 of the paper",
     )
 
 
 def isoflop_students(scope: Scope) -> Figure:
     """L_S against N_S at constant student compute C_S = 3 F(N_S) D_S, one chart a teacher."""
-    law, charts = scope.evidence.distillation, []
+    law = scope.evidence.distillation
+    charts: list[Chart] = []
     N = scope.axis(scope.grid.sizes)
     for number, teacher in enumerate(scope.teachers(), 1):
         series: list[Series] = []
@@ -81,7 +82,8 @@ def isoflop_students(scope: Scope) -> Figure:
 
 def isoflop_teachers(scope: Scope) -> Figure:
     """L_S against N_T at constant teacher compute, one chart a student of fixed M."""
-    law, M, charts = scope.evidence.distillation, scope.grid.ratio, []
+    law, M = scope.evidence.distillation, scope.grid.ratio
+    charts: list[Chart] = []
     N_T = scope.axis(scope.grid.teacher_span)
     for number, N in enumerate(scope.grid.students, 1):
         series: list[Series] = []
@@ -112,7 +114,8 @@ def isoflop_teachers(scope: Scope) -> Figure:
 
 def fixed_ratio(scope: Scope) -> Figure:
     """L_S against N_T for teachers of fixed M_T, one chart a student, one curve a ratio M_S."""
-    law, M, charts = scope.evidence.distillation, scope.grid.ratio, []
+    law, M = scope.evidence.distillation, scope.grid.ratio
+    charts: list[Chart] = []
     N_T = scope.axis(scope.grid.teacher_span)
     L_T = law.supervised.loss(N_T, M * N_T)
     for number, N in enumerate(scope.grid.small_students, 1):
@@ -141,7 +144,7 @@ def fixed_ratio(scope: Scope) -> Figure:
 
 def optimal_teacher(scope: Scope) -> Figure:
     """L_T* against D_S for several students, and against N_S for several token counts."""
-    law, charts = scope.evidence.distillation, []
+    law = scope.evidence.distillation
     D = scope.axis(scope.grid.tokens)
     N = scope.axis((scope.grid.sizes[0], 5 * scope.grid.sizes[1]))
     loss = Axis(label="optimal teacher loss", unit="nats/token", scale="log")

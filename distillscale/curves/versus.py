@@ -42,7 +42,8 @@ def _caught_up(scope: Scope, N: float, scenario: Scenario, limits: Limits | None
 
 def _given(teacher: TeacherAt) -> Limits:
     """This very teacher and no other."""
-    return Limits(teacher_params=(teacher.params,) * 2, teacher_tokens=(teacher.tokens,) * 2)
+    N, D = teacher.params, teacher.tokens
+    return Limits(teacher_params=(N, N), teacher_tokens=(D, D))
 
 
 def _given_teachers(scope: Scope, over: str) -> tuple[Chart, ...]:
