@@ -19,15 +19,22 @@ _PAPER_BUDGETS = (1e20, 1e21, 1e25, 1e26)
 
 
 def in_words(shares: Sequence[float]) -> str:
-    """Shares of student, logits and teacher (summing to 1) as Table 3 puts them."""
+    """Shares of student, logits and teacher (summing to 1) in a few words."""
     order = sorted(range(3), key=lambda i: -shares[i])
-    first, second, third = (shares[i] for i in order)
+    first, _, third = (shares[i] for i in order)
     names = [_PARTS[i] for i in order]
     if third > 0.4 * first:
-        return "about equally in three"
-    if second > 0.72 * first and third < 0.6 * second:
-        return f"evenly {names[0]} and {names[1]}, much less {names[2]}"
-    return f"mostly {names[0]}"
+        return "all three alike"
+    return f"mostly {names[0]}" if first >= 0.6 else f"{names[0]}, then {names[1]}"
+
+
+def _paper_says(N: float, C: float) -> str | None:
+    """The row of the paper's Table 3 that this student and budget belong to."""
+    if C <= 1e21:
+        return "mostly teacher pretraining" if N <= 3e9 else "mostly standard student training"
+    if N <= 3e9:
+        return "evenly student training and teacher inference, much less teacher pretraining"
+    return "equally student training, teacher inference, teacher pretraining"
 
 
 def table_3(scope: Scope) -> Table:
@@ -37,31 +44,23 @@ def table_3(scope: Scope) -> Table:
     found = frontier(scope.evidence, sizes, budgets, [SCENARIOS["both"]], context=scope.context, vocab=scope.vocab)
     cells: list[tuple[str | float | None, ...]] = []
     for row in found.rows():
+        N, C = _number(row["student_params"]), _number(row["budget_flops"])
         shares = [row[f"share_{name}"] for name in ("student", "logits", "teacher")]
         known = [float(x) for x in shares if isinstance(x, float)]
-        cells.append(
-            (
-                scope.label(_number(row["student_params"])),
-                flops_text(_number(row["budget_flops"])),
-                *(f"{x:.0%}" for x in known),
-                in_words(known),
-            )
-            if len(known) == 3
-            else (
-                scope.label(_number(row["student_params"])),
-                flops_text(_number(row["budget_flops"])),
-                None,
-                None,
-                None,
-                None,
-            )
-        )
+        told = [*(f"{x:.0%}" for x in known), in_words(known)] if len(known) == 3 else [None] * 4
+        cells.append((scope.label(N), flops_text(C), *told, *([_paper_says(N, C)] if scope.is_papers else [])))
     return Table(
         name="table-3",
         title="Optimal compute allocation trends",
-        columns=("student", "total compute", *_PARTS, "allocation"),
+        columns=(
+            "student",
+            "total compute",
+            *_PARTS,
+            "allocation",
+            *(["the paper's words"] if scope.is_papers else []),
+        ),
         cells=tuple(cells),
-        caption=f"Teacher training and inference paid for one student. {scope.holds}",
+        caption=f"Teacher training and inference paid for one student. {scope.ranges}",
         source="Table 3 of the paper (students ≲ 3B and ≳ 10B at ≲ 1e21 and ≳ 1e25 FLOPs)",
     )
 

@@ -161,7 +161,7 @@ def break_even_table(scope: Scope) -> Table:
         columns=("teacher", "L_T", *(scope.label(N, "student") for N in students)),
         cells=tuple(cells),
         caption=f"Teachers of {scope.grid.ratio:.3g} tokens per parameter, free of charge; the last crossing between "
-        f"one token per parameter and 1e17 tokens. {scope.holds}",
+        f"one token per parameter and 1e17 tokens. {scope.ranges}",
         source="the crossings of the paper's Figures 6 and 14",
     )
 
