@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from .breakeven import BreakEven
 from .cost import LogitStore, Scenario
 from .hardware import Compute
+from .problem import Question
 
 __all__ = ["Distilled", "Flops", "Plan", "Supervised", "Target", "Teacher", "Verdict"]
 
@@ -91,6 +92,9 @@ class Plan:
     compute: Compute
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
+    question: Question = field(compare=False, repr=False)
+    """What was asked, with the law."""
+    seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values under the documented keys."""
@@ -105,9 +109,10 @@ class Plan:
         out["break_even"] = None if self.break_even is None else self.break_even.to_json()
         out["target"] = None if self.target is None else _fields(self.target)
         out["logit_storage"] = [_fields(store) for store in self.logit_storage]
-        hardware = ("device", "peak_flops", "mfu", "usd_per_hour")
+        hardware = ("device", "peak_flops", "mfu", "usd_per_hour", "watts", "precision")
         out["hardware"] = {name: getattr(self.compute, name) for name in hardware}
-        return out | {"reasons": list(self.reasons), "warnings": list(self.warnings)}
+        out |= {"reasons": list(self.reasons), "warnings": list(self.warnings)}
+        return out | {"asked": self.question.to_json() | {"seed": self.seed}}
 
     def _side(self, side: Distilled) -> dict[str, Any]:
         return {

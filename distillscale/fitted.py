@@ -120,8 +120,14 @@ class Fit:
                 "draws": self.bootstrap - self.failed_draws if self.draws else 0,
                 "seed": self.seed,
                 "version": _version(),
+                "evidence": self._evidence(),
             },
         )
+
+    def _evidence(self) -> dict[str, Any]:
+        """What a report of the law says about the fit beside its numbers."""
+        kept = ("outcome", "certificate", "identified", "weak_directions", "intervals", "held_out")
+        return {name: value for name, value in self.to_json().items() if name in kept}
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; an interval that could not be estimated is null."""

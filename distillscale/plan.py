@@ -95,6 +95,8 @@ def plan(
         compute=hardware or compute(),
         reasons=(),
         warnings=tuple(_warnings(question, distilled, supervised, confidence)),
+        question=question,
+        seed=seed,
     )
     return replace(answer, reasons=tuple(reasons_for(answer, question)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,7 +14,7 @@ from .arch import CONTEXT, VOCAB, Arch, forward_flops
 from .cost import TRAINING_PASSES, Scenario
 from .errors import InputError
 from .laws import DistillationLaw, SupervisedLaw, effective_tokens
-from .lawset import LawSet
+from .lawset import LawSet, coefficients_of
 
 __all__ = ["Question", "Student", "as_evidence", "as_student", "worth"]
 
@@ -97,6 +98,20 @@ class Question:
             context=context,
             vocab=vocab,
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the budget, enough to ask again where the law is at hand."""
+        law, limits = self.evidence.law, self.limits
+        supervised = coefficients_of(law.supervised) if isinstance(law, DistillationLaw) else None
+        spans = ("teacher_params", "teacher_tokens", "student_tokens")
+        return {
+            "law": {"form": self.evidence.form, "coefficients": coefficients_of(law), "supervised": supervised},
+            "student": {name: getattr(self.student, name) for name in ("params", "flops", "name")},
+            "scenario": {"logits": self.scenario.logits, "pretraining": self.scenario.pretraining},
+            "limits": {name: list(getattr(limits, name)) for name in spans} | {"unique_tokens": limits.unique_tokens},
+            "context": self.context,
+            "vocab": self.vocab,
+        }
 
     def allocate(
         self, budget: ArrayLike, limits: Limits | None = None, pretraining: ArrayLike | None = None

@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, str] = {
     "asking": "allocate arch cost errors hardware problem units",
     "predict": "arch confidence errors laws lawset problem",
     "breakeven": "allocate arch confidence cost errors lawset problem published units",
-    "answer": "breakeven cost hardware",
+    "answer": "breakeven cost hardware problem",
     "reasons": "answer confidence problem units",
     "plan": "allocate answer arch breakeven confidence cost errors hardware laws lawset problem reasons units",
     "teachers": "allocate arch confidence cost errors hardware hfconfig lawset problem reasons units",

@@ -31,9 +31,10 @@ def _chosen(name: str, x: float, y: float, ends: tuple[float, float] | None) -> 
     return Series(name=name, x=(x,), y=(y,), low=low, high=high, style="points")
 
 
-def against_teacher_loss(answer: Plan, question: Question) -> Chart:
+def against_teacher_loss(answer: Plan) -> Chart:
     """L_S over L_T at the plan's student and student tokens (Eq 8), with the chosen teacher and its interval."""
-    scope, side = _scope(question), answer.distillation
+    question, side = answer.question, answer.distillation
+    scope = _scope(question)
     law, N, D = question.evidence.distillation, side.params, float(worth(side.tokens, question.limits))
     alone = answer.supervised.loss
     low = max(law.supervised.E * 1.02, 0.75 * side.teacher.loss)
@@ -61,9 +62,10 @@ def against_teacher_loss(answer: Plan, question: Question) -> Chart:
     )
 
 
-def against_budget(answer: Plan, question: Question) -> Chart:
+def against_budget(answer: Plan) -> Chart:
     """L_S* of distillation and of supervised training over total FLOPs, with this budget and the break-even."""
-    scope, budget = _scope(question), answer.budget_flops
+    question, budget = answer.question, answer.budget_flops
+    scope = _scope(question)
     C = budget * np.logspace(-_DECADES, _DECADES, _POINTS)
     plans = question.allocate(C)
     distilled = np.where(np.isfinite(plans.student_loss), plans.student_loss, np.nan)
