@@ -23,8 +23,8 @@ LEVEL = 0.9
 Row = Mapping[str, Any]
 
 _NUMBERS = (
-    "params", "tokens", "loss", "teacher_loss", "teacher_params", "teacher_tokens", "flops", "flops_teacher", "seed", "lr",
-    "lam", "tau", "classes", "kl", "epochs", "cpu_seconds", "steps",
+    "params", "tokens", "loss", "teacher_loss", "teacher_params", "teacher_tokens", "flops", "flops_teacher", "seed",
+    "lr", "lam", "tau", "classes", "kl", "epochs", "cpu_seconds", "steps",
 )  # fmt: skip
 
 

@@ -54,11 +54,12 @@ def supervised_law() -> Found:
     runs = [row for row in rows("supervised-law") if row["kind"] == "supervised"]
     table = run_table(runs)
     spreads = seed_spread(runs)
-    lines = [f"{len(runs)} runs, {len({r['params'] for r in runs})} sizes, seed spread {pooled(spreads.values()):.4f} nats"]
+    sizes = {row["params"] for row in runs}
+    lines = [f"{len(runs)} runs, {len(sizes)} sizes, seed spread {pooled(spreads.values()):.4f} nats"]
     for ends in ((0, 7e5), (7e5, 3e6), (3e6, 1e9)):
         part = [s for (_, D, _), s in spreads.items() if ends[0] <= D < ends[1]]
         if part:
-            lines.append(f"seed spread at {format_count(ends[0])} to {format_count(ends[1])} tokens: {pooled(part):.4f} nats")
+            lines.append(f"seed spread from {format_count(ends[0])} tokens: {pooled(part):.4f} nats ({len(part)} cells)")
     cells = sorted(by(runs, lambda r: r["params"] * r["tokens"]), reverse=True)
     rule = f"compute>{6 * np.sqrt(cells[1] * cells[2]):.6g}"
     for form in ("supervised", "chinchilla"):
@@ -137,7 +138,7 @@ def distillation_law() -> Found:
         caption="L̃_S is Eq 1 of the same runs; above 0 distillation wins at equal student tokens",
     )  # fmt: skip
     series = [
-        Series.of(_size(N), lead[mine.params == N], 100 * off[mine.params == N], "points") for N in np.unique(mine.params)
+        Series.of(_size(N), lead[at], 100 * off[at], "points") for N in np.unique(mine.params) for at in [mine.params == N]
     ]
     misses = Chart(
         name="residuals", title="What Eq 8 misses", x=gains.x, y=Axis(label="(law − measured)/measured", unit="%"),
@@ -232,14 +233,21 @@ def truncation() -> Found:
     chart = Chart(
         name="truncation", title="What keeping part of the distribution costs", y=Axis(label="cost", unit="nats/token"),
         x=Axis(label="classes kept or draws, of 512", scale="log"), series=tuple(series),
-        marks=(Mark(label="full distribution", x=None, y=0.0), Mark(label="no teacher", x=None, y=groups["online"][0].value)),
+        marks=(
+            Mark(label="full distribution", x=None, y=0.0),
+            Mark(label="no teacher", x=None, y=groups["online"][0].value),
+        ),
     )  # fmt: skip
     return Found(Figure(name="truncation", title="Sparse targets", charts=(chart,)), lines)
 
 
 def mixing() -> Found:
     """The gain over λ under three teachers, and over τ."""
-    lines, groups = _against("mixing", lambda r: f"N_T = {format_count(r['teacher_params'])}, λ {r['lam']:g}, τ {r['tau']:g}")
+
+    def label(row: Row) -> str:
+        return f"N_T = {format_count(row['teacher_params'])}, λ {row['lam']:g}, τ {row['tau']:g}"
+
+    lines, _ = _against("mixing", label)
     runs = [row for row in rows("mixing") if row["kind"] == "distillation"]
     alone = [row for row in rows("mixing") if row["kind"] == "supervised" and row["tokens"] < 1.5e6]
     series: list[Series] = []
@@ -251,7 +259,8 @@ def mixing() -> Found:
         y=Axis(label="gain over no teacher", unit="nats/token"), series=tuple(series),
         marks=(Mark(label="no teacher", x=None, y=0.0),),
     )  # fmt: skip
-    warm = dict(sorted(by((r for r in runs if r["lam"] == 1 and r["teacher_params"] > 5e5), lambda r: r["tau"]).items()))
+    strongest = [row for row in runs if row["lam"] == 1 and row["teacher_params"] > 5e5]
+    warm = dict(sorted(by(strongest, lambda r: r["tau"]).items()))
     tau = Chart(
         name="tau", title="Under the strongest teacher, λ = 1", x=Axis(label="τ", scale="log"), y=lam.y,
         series=(_points("gain", list(warm), [paired(alone, g) for g in warm.values()]),),
