@@ -1,6 +1,6 @@
 """Draws every experiment's figure from its committed table and prints what it found.
 
-    python experiments/figures.py [NAME…]
+python experiments/figures.py [NAME…]
 """
 
 from __future__ import annotations

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import numpy as np
-from analysis import Mean, Row, by, mean, merged, paired, plain, pooled, rows, run_table, seed_spread
+from analysis import HERE, Mean, Row, by, mean, merged, paired, plain, pooled, rows, run_table, seed_spread
 
 from distillscale import DistillationLaw, RunTable, SupervisedLaw, compare, fit
 from distillscale.chart import Axis, Chart, Figure, Mark, Series
@@ -59,7 +60,7 @@ def supervised_law() -> Found:
     for ends in ((0, 7e5), (7e5, 3e6), (3e6, 1e9)):
         part = [s for (_, D, _), s in spreads.items() if ends[0] <= D < ends[1]]
         if part:
-            lines.append(f"seed spread from {format_count(ends[0])} tokens: {pooled(part):.4f} nats ({len(part)} cells)")
+            lines.append(f"seed spread from {format_count(ends[0])} tokens: {pooled(part):.4f} nats")
     cells = sorted(by(runs, lambda r: r["params"] * r["tokens"]), reverse=True)
     rule = f"compute>{6 * np.sqrt(cells[1] * cells[2]):.6g}"
     for form in ("supervised", "chinchilla"):
@@ -128,18 +129,15 @@ def distillation_law() -> Found:
         for one in compare(table, hold_out=rule) if rule else []:
             shown = "none" if one.held_out_rmse is None else f"{one.held_out_rmse:.4f} nats"
             lines.append(f"{one.law}: {shown} on {one.held_out_rows} held-out runs ({rule}), AIC {one.aic:.0f}")
-    groups = {
-        format_count(D): np.abs(np.log(mine.tokens / D)) < 0.2 for D in (5e5, 1e6, 2e6, 4e6)
-    }
+    groups = {format_count(D): np.abs(np.log(mine.tokens / D)) < 0.2 for D in (5e5, 1e6, 2e6, 4e6)}
     series = [Series.of(f"{name} tokens", lead[at], gain[at], "points") for name, at in groups.items()]
     gains = Chart(
         name="gain", title="What a teacher is worth", x=Axis(label="teacher's lead L̃_S − L_T", unit="nats/token"),
         y=Axis(label="gain L̃_S − L_S", unit="nats/token"), series=tuple(series), marks=(Mark(label="", x=None, y=0.0),),
         caption="L̃_S is Eq 1 of the same runs; above 0 distillation wins at equal student tokens",
     )  # fmt: skip
-    series = [
-        Series.of(_size(N), lead[at], 100 * off[at], "points") for N in np.unique(mine.params) for at in [mine.params == N]
-    ]
+    of_size = {_size(N): mine.params == N for N in np.unique(mine.params)}
+    series = [Series.of(name, lead[at], 100 * off[at], "points") for name, at in of_size.items()]
     misses = Chart(
         name="residuals", title="What Eq 8 misses", x=gains.x, y=Axis(label="(law − measured)/measured", unit="%"),
         series=tuple(series), marks=(Mark(label="", x=None, y=0.0),),
@@ -268,6 +266,161 @@ def mixing() -> Found:
     return Found(Figure(name="mixing", title="Mixing and temperature", charts=(lam, tau), columns=2), lines)
 
 
+def teacher_loss_only() -> Found:
+    """Is anything of the teacher left once its loss is known?"""
+    runs = [row for row in rows("teacher-loss-only") if row["kind"] == "distillation"]
+    lines: list[str] = []
+    series: list[Series] = []
+    for N, mine in sorted(by(runs, lambda r: r["params"]).items()):
+        # L_S = a_seed + b L_T + c log2 N_T: c is what a doubling of the teacher at equal loss does
+        seeds = sorted({row["seed"] for row in mine})
+        columns = [[float(row["seed"] == s) for s in seeds] for row in mine]
+        design = np.column_stack(
+            [columns, [row["teacher_loss"] for row in mine], [np.log2(row["teacher_params"]) for row in mine]]
+        )
+        loss = np.array([row["loss"] for row in mine])
+        slopes = np.linalg.lstsq(design, loss, rcond=None)[0]
+        # A teacher's students share its peculiarities: teachers, not runs, are what is resampled.
+        teachers = by(range(len(mine)), lambda i: mine[i]["teacher"])
+        rng = np.random.default_rng(0)
+        drawn = []
+        while len(drawn) < 2000:
+            chosen = rng.choice(list(teachers), len(teachers))
+            at = [i for name in chosen for i in teachers[name]]
+            if len(set(chosen)) > 2:
+                drawn.append(np.linalg.lstsq(design[at], loss[at], rcond=None)[0][-1])
+        low, high = np.quantile(drawn, [0.05, 0.95])
+        lines.append(
+            f"{_size(N)}: {len(mine)} runs, per nat of teacher loss {slopes[-2]:+.3f}, per doubling of the teacher at "
+            f"equal loss {slopes[-1]:+.4f} ({low:+.4f} to {high:+.4f}, {len(teachers)} teachers resampled)"
+        )
+        for N_T, taught in sorted(by(mine, lambda r: r["teacher_params"]).items()):
+            ladder = dict(sorted(by(taught, lambda r: r["teacher_loss"]).items()))
+            means = [mean(r["loss"] for r in students) for students in ladder.values()]
+            if N < 2e4:
+                series.append(_points(f"teacher of {format_count(N_T)}", list(ladder), means))
+            lines += [f"  {_size(N_T)}, L_T {L_T:.4f} → {m.value:.4f}" for L_T, m in zip(ladder, means, strict=True)]
+    chart = Chart(
+        name="teacher-loss-only", title="A student of 9k, 1M tokens", x=TEACHER, y=LOSS, series=tuple(series),
+        caption="means over seeds with 90 % intervals",
+    )  # fmt: skip
+    return Found(Figure(name="teacher-loss-only", title="Does only the loss matter?", charts=(chart,)), lines)
+
+
+def break_even() -> Found:
+    """Distilled and supervised at equal FLOPs."""
+    runs = rows("break-even")
+    students = [row for row in runs if row["kind"] == "distillation"]
+    training = max(row["flops"] for row in runs if row["id"] == students[0]["teacher"])
+    lines: list[str] = []
+    charts: list[Chart] = []
+    for N, taught in sorted(by(students, lambda r: r["params"]).items()):
+        alone = by((r for r in runs if r["kind"] == "supervised" and r["params"] == N), lambda r: r["tokens"])
+        curve = {D: mean(r["loss"] for r in mine) for D, mine in sorted(alone.items())}
+        cost = {D: float(np.mean([r["flops"] for r in mine])) for D, mine in alone.items()}
+        series = [Series.of("supervised", [cost[D] for D in curve], [m.value for m in curve.values()])]
+        grid = dict(sorted(by(taught, lambda r: r["tokens"]).items()))
+        for name, extra in (("teacher free", lambda r: 0.0), ("logits paid", lambda r: r["flops_teacher"]),
+                            ("all of the teacher paid", lambda r: r["flops_teacher"] + training)):  # fmt: skip
+            flops = [float(np.mean([r["flops"] + extra(r) for r in mine])) for mine in grid.values()]
+            losses = [mean(r["loss"] for r in mine) for mine in grid.values()]
+            series.append(Series.of(name, flops, [m.value for m in losses]))
+            known = np.log([cost[D] for D in curve])
+            for D, C, m in zip(grid, flops, losses, strict=True):
+                if known[0] <= np.log(C) <= known[-1]:
+                    twin = float(np.interp(np.log(C), known, [v.value for v in curve.values()]))
+                    lines.append(
+                        f"{_size(N)}, {name}, {format_count(D)} tokens, {C:.2e} FLOPs: gain {twin - m.value:+.4f}"
+                    )
+                else:
+                    lines.append(
+                        f"{_size(N)}, {name}, {format_count(D)} tokens, {C:.2e} FLOPs: beyond the longest twin"
+                    )
+        charts.append(Chart(
+            name=f"break-even-{N:.0f}", title=_size(N), x=Axis(label="compute", unit="FLOPs", scale="log"), y=LOSS,
+            series=tuple(series),
+        ))  # fmt: skip
+    return Found(Figure(name="break-even", title="Equal compute", charts=tuple(charts), columns=2), lines)
+
+
+def extrapolation() -> Found:
+    """Forecast against what came."""
+    with (HERE / "extrapolation" / "forecast.csv").open(encoding="utf-8", newline="") as file:
+        forecasts = list(csv.DictReader(file))
+    came = {row["id"]: row for row in rows("extrapolation")}
+    lines: list[str] = []
+    series: list[Series] = []
+    for kind in ("supervised", "distillation"):
+        mine = [f for f in forecasts if f["kind"] == kind]
+        ends = {name: tuple(float(f[name]) for f in mine) for name in ("tokens", "predicted", "low", "high")}
+        series.append(Series(name=f"{kind}: forecast", x=ends["tokens"], y=ends["predicted"], low=ends["low"],
+                             high=ends["high"]))  # fmt: skip
+        seen = [f for f in mine if f["id"] in came]
+        losses = [came[f["id"]]["loss"] for f in seen]
+        series.append(Series.of(f"{kind}: came", [float(f["tokens"]) for f in seen], losses, "points"))
+        for f, loss in zip(seen, losses, strict=True):
+            inside = "inside" if float(f["low"]) <= loss <= float(f["high"]) else "outside"
+            off = 100 * (float(f["predicted"]) / loss - 1)
+            lines.append(
+                f"{kind}, N = {format_count(float(f['params']))}, {format_count(float(f['tokens']))} tokens: forecast "
+                f"{float(f['predicted']):.4f} ({f['low']} to {f['high']}), came {loss:.4f}: off by {off:+.2f} %, {inside}"
+            )
+    chart = Chart(name="extrapolation", title="Forecast and outcome", x=TOKENS, y=LOSS, series=tuple(series))
+    return Found(Figure(name="extrapolation", title="The largest runs, forecast", charts=(chart,)), lines)
+
+
+def kernel_regression() -> Found:
+    """Errors over teacher size, by student."""
+    with (HERE / "kernel-regression" / "results.csv").open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    series: list[Series] = []
+    lines: list[str] = []
+    for n, mine in by(table, lambda r: int(r["n"])).items():
+        m, e = [int(r["m"]) for r in mine], [float(r["student_error"]) for r in mine]
+        series.append(Series.of(f"n = {n}", m, e))
+        lines.append(f"n = {n}: least {min(e):.3f}, with the largest teacher {e[-1]:.3f}")
+    both = [
+        (float(r["student_error"]), float(r["student_error_by_descent"]))
+        for r in table
+        if r["student_error_by_descent"]
+    ]
+    lines.append(
+        f"closed form against descent: at most {max(abs(a - b) for a, b in both):.1e} apart, {len(both)} cases"
+    )
+    chart = Chart(
+        name="kernel-regression", title="Student's error over the teacher's size",
+        x=Axis(label="basis functions of the teacher m"), y=Axis(label="distance from f*"), series=tuple(series),
+    )  # fmt: skip
+    return Found(Figure(name="kernel-regression", title="A capacity gap in closed form", charts=(chart,)), lines)
+
+
+def mlp_mapping() -> Found:
+    """Student loss over teacher width and over the length of a wide teacher's training."""
+    with (HERE / "mlp-mapping" / "results.csv").open(encoding="utf-8", newline="") as file:
+        table = [{k: v if k == "id" else float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    lines: list[str] = []
+    widths: list[Series] = []
+    lengths: list[Series] = []
+    usual = {r["teacher_width"]: max(q["teacher_steps"] for q in table if q["teacher_width"] == r["teacher_width"])
+             for r in table}  # fmt: skip
+    for width, mine in sorted(by(table, lambda r: r["width"]).items()):
+        full = [r for r in mine if r["teacher_steps"] == usual[r["teacher_width"]]]
+        short = [r for r in mine if r["teacher_width"] == 512 and width == 256]
+        for kept, key, into in ((full, "teacher_width", widths), (short, "teacher_steps", lengths)):
+            if kept:
+                ladder = dict(sorted(by(kept, lambda r, key=key: r[key]).items()))
+                means = [mean(r["loss"] for r in group) for group in ladder.values()]
+                into.append(_points(f"student of {width:.0f}", list(ladder), means))
+                lines += [f"student {width:.0f}, {key} {x:.0f}: {m}" for x, m in zip(ladder, means, strict=True)]
+    charts = (
+        Chart(name="width", title="Teachers of several widths", x=Axis(label="teacher's width", scale="log"), y=LOSS,
+              series=tuple(widths)),
+        Chart(name="length", title="A teacher of width 512", x=Axis(label="teacher's steps", scale="log"), y=LOSS,
+              series=tuple(lengths)),
+    )  # fmt: skip
+    return Found(Figure(name="mlp-mapping", title="The mapping problem", charts=charts, columns=2), lines)
+
+
 FINDINGS: Final[dict[str, Callable[[], Found]]] = {
     "supervised-law": supervised_law,
     "distillation-law": distillation_law,
@@ -275,4 +428,9 @@ FINDINGS: Final[dict[str, Callable[[], Found]]] = {
     "learning-rate": learning_rate,
     "truncation": truncation,
     "mixing": mixing,
+    "teacher-loss-only": teacher_loss_only,
+    "break-even": break_even,
+    "extrapolation": extrapolation,
+    "kernel-regression": kernel_regression,
+    "mlp-mapping": mlp_mapping,
 }
