@@ -281,12 +281,13 @@ def teacher_loss_only() -> Found:
         loss = np.array([row["loss"] for row in mine])
         slopes = np.linalg.lstsq(design, loss, rcond=None)[0]
         # A teacher's students share its peculiarities: teachers, not runs, are what is resampled.
-        teachers = by(range(len(mine)), lambda i: mine[i]["teacher"])
+        names = np.array([row["teacher"] for row in mine])
+        teachers = {name: np.flatnonzero(names == name) for name in np.unique(names)}
         rng = np.random.default_rng(0)
         drawn = []
         while len(drawn) < 2000:
             chosen = rng.choice(list(teachers), len(teachers))
-            at = [i for name in chosen for i in teachers[name]]
+            at = np.concatenate([teachers[name] for name in chosen])
             if len(set(chosen)) > 2:
                 drawn.append(np.linalg.lstsq(design[at], loss[at], rcond=None)[0][-1])
         low, high = np.quantile(drawn, [0.05, 0.95])
@@ -363,7 +364,7 @@ def extrapolation() -> Found:
             off = 100 * (float(f["predicted"]) / loss - 1)
             lines.append(
                 f"{kind}, N = {format_count(float(f['params']))}, {format_count(float(f['tokens']))} tokens: forecast "
-                f"{float(f['predicted']):.4f} ({f['low']} to {f['high']}), came {loss:.4f}: off by {off:+.2f} %, {inside}"
+                f"{f['predicted']} ({f['low']} to {f['high']}), came {loss:.5f}: off by {off:+.2f} %, {inside}"
             )
     chart = Chart(name="extrapolation", title="Forecast and outcome", x=TOKENS, y=LOSS, series=tuple(series))
     return Found(Figure(name="extrapolation", title="The largest runs, forecast", charts=(chart,)), lines)
