@@ -22,7 +22,7 @@ from .errors import InputError
 from .runs_file import FIELDS, Source, load
 from .units import parse_count
 
-__all__ = ["COLUMNS", "KINDS", "RunTable", "read"]
+__all__ = ["COLUMNS", "KINDS", "RunTable", "read", "read_source"]
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.str_]
@@ -186,9 +186,22 @@ def read(
     `InputError` that names its line, or is dropped and counted with `skip_bad_rows`. With `tokens_from_flops`,
     tokens are C/(6N) where the table has no tokens of its own.
     """
+    return read_source(
+        load(Path(path)), columns, kind, skip_bad_rows=skip_bad_rows, tokens_from_flops=tokens_from_flops
+    )
+
+
+def read_source(
+    source: Source,
+    columns: Mapping[str, str] | None = None,
+    kind: str | None = None,
+    *,
+    skip_bad_rows: bool = False,
+    tokens_from_flops: bool = False,
+) -> RunTable:
+    """`read` from text that is already a table."""
     if kind is not None and kind not in KINDS:
         raise InputError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
-    source = load(Path(path))
     names = _names(source, dict(columns or {}), tokens_from_flops)
     return _Reader(source, names, kind, tokens_from_flops).table(skip_bad_rows)
 

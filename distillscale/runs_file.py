@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 
 from .errors import InputError
 
-__all__ = ["FIELDS", "Source", "load"]
+__all__ = ["FIELDS", "Source", "load", "parse"]
 
 # Key of a row with too many or too few fields; no header can hold a NUL.
 FIELDS: Final = "\0fields"
@@ -41,12 +41,18 @@ def load(path: Path) -> Source:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{name} cannot be read: {error.strerror or error}; check the path") from None
+    return parse(name, data)
+
+
+def parse(name: str, data: bytes) -> Source:
+    """`load` from the content of a file called `name`."""
+    suffix = Path(name).suffix.lower()
     if not data.strip():
         raise InputError(f"{name} is empty; a run table needs a header and one row a run")
-    if path.suffix.lower() in _PARQUET or data[:4] == b"PAR1":
+    if suffix in _PARQUET or data[:4] == b"PAR1":
         return _parquet(name, data)
     text = _text(name, data)
-    if path.suffix.lower() in _JSON_LINES or text.lstrip()[:1] == "{":
+    if suffix in _JSON_LINES or text.lstrip()[:1] == "{":
         return _json_lines(name, text)
     return _csv(name, text)
 

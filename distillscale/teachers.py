@@ -21,7 +21,7 @@ from .problem import Student, as_evidence, as_student, worth
 from .reasons import hard_label_advice
 from .units import parse_count
 
-__all__ = ["OwnedTeacher", "RankedTeacher", "rank_teachers", "read_teachers"]
+__all__ = ["OwnedTeacher", "RankedTeacher", "rank_teachers", "read_teachers", "teachers_from"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +52,9 @@ class RankedTeacher:
     """Against supervised training on the same student tokens."""
     gain_at_equal_flops: float
     """Against supervised training with the same total FLOPs."""
+    interval_at_equal_flops: tuple[float, float] | None
+    probability_at_equal_flops: float | None
+    """P(gain_at_equal_flops > 0), None where the law comes without evidence."""
     regime: str
     flops: float
     usd: float | None
@@ -60,8 +63,9 @@ class RankedTeacher:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values under the documented keys."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        ends = self.student_interval
-        return values | {"student_interval": None if ends is None else list(ends), "warnings": list(self.warnings)}
+        for name in ("student_interval", "interval_at_equal_flops", "warnings"):
+            values[name] = None if values[name] is None else list(values[name])
+        return values
 
 
 def rank_teachers(
@@ -119,8 +123,9 @@ def _rank(
     law, N_S, worth_S = evidence.distillation, student.params, float(worth(D_S, limits))
     loss, alone = float(law.loss(N_S, worth_S, teacher.loss)), float(law.supervised.loss(N_S, worth_S))
     equal = min(flops / (TRAINING_PASSES * student.flops), limits.student_tokens[1])
+    D_equal = float(worth(equal, limits))
     sure = confidence_of(
-        evidence, N_S=N_S, D_S=worth_S, D_supervised=worth_S, L_T=teacher.loss, teacher=None, seed=seed
+        evidence, N_S=N_S, D_S=worth_S, D_supervised=D_equal, L_T=teacher.loss, teacher=None, seed=seed
     )
     usd = hardware.usd(flops)
     if teacher.usd_per_million_tokens is not None and usd is not None:
@@ -141,7 +146,9 @@ def _rank(
         student_interval=None if sure is None else interval_of(sure.student),
         tokens=D_S,
         gain_nats=alone - loss,
-        gain_at_equal_flops=float(law.supervised.loss(N_S, worth(equal, limits))) - loss,
+        gain_at_equal_flops=float(law.supervised.loss(N_S, D_equal)) - loss,
+        interval_at_equal_flops=None if sure is None else interval_of(sure.gain),
+        probability_at_equal_flops=None if sure is None else sure.probability,
         regime=regime,
         flops=flops,
         usd=usd,
@@ -191,22 +198,29 @@ def read_teachers(path: Path, *, total_params_vocab: float | None = None) -> lis
     except (ValueError, RecursionError) as error:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else " ".join(str(error).split())
         raise InputError(f"teachers file {str(path)!r} is not TOML: {reason}; write [[teacher]] tables") from None
+    return teachers_from(data, str(path), home=path.parent, total_params_vocab=total_params_vocab)
+
+
+def teachers_from(
+    data: Mapping[str, Any], where: str, *, home: Path | None = None, total_params_vocab: float | None = None
+) -> list[OwnedTeacher]:
+    """The content of such a file. A `config` is a path from `home`; without one no file is read, and it is content."""
     if unknown := [key for key in data if key != "teacher"]:
-        raise InputError(f"{path}: unknown key {unknown[0]!r}; a teachers file holds [[teacher]] tables only")
+        raise InputError(f"{where}: unknown key {unknown[0]!r}; a teachers file holds [[teacher]] tables only")
     entries = data.get("teacher")
     if not isinstance(entries, list) or not entries:
-        raise InputError(f"{path}: no [[teacher]] table; each needs name, params and loss")
+        raise InputError(f"{where}: no [[teacher]] table; each needs name, params and loss")
     out = [
-        _teacher(entry, f"{path}: teacher {i}", path.parent, total_params_vocab)
+        _teacher(entry, f"{where}: teacher {i}", home, total_params_vocab)
         for i, entry in enumerate(cast("list[Any]", entries), 1)
     ]
     names = [teacher.name for teacher in out]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise InputError(f"{path}: two teachers are named {twice!r}; give each its own name")
+        raise InputError(f"{where}: two teachers are named {twice!r}; give each its own name")
     return out
 
 
-def _teacher(entry: object, where: str, home: Path, vocab: float | None) -> OwnedTeacher:
+def _teacher(entry: object, where: str, home: Path | None, vocab: float | None) -> OwnedTeacher:
     if not isinstance(entry, Mapping):
         raise InputError(f"{where} must be a [[teacher]] table; got {entry!r}")
     entry = cast("Mapping[str, Any]", entry)
@@ -218,13 +232,13 @@ def _teacher(entry: object, where: str, home: Path, vocab: float | None) -> Owne
     needed = ("name", "loss") if "config" in entry else ("name", "params", "loss")
     if missing := [key for key in needed if key not in entry]:
         raise InputError(f"{where} lacks {', '.join(missing)}; each needs name, params (or config) and loss")
-    for key in ("name", "config"):
+    for key in ("name", "config") if home else ("name",):
         value = entry.get(key, "a")
         if not (isinstance(value, str) and value.strip() and value.isprintable()):
             raise InputError(f"{where}: {key} must be text on one line; got {value!r:.60}; correct the file")
     flops: float | None = None
     if "config" in entry:
-        arch = read_hf_config(home / entry["config"])
+        arch = read_hf_config(home / entry["config"] if home else _content(entry["config"], where))
         flops, params = arch.forward_flops_per_token, float(arch.params)
     else:
         params = _count(entry, "params", where)
@@ -239,6 +253,12 @@ def _teacher(entry: object, where: str, home: Path, vocab: float | None) -> Owne
         if "usd_per_million_tokens" in entry
         else None,
     )
+
+
+def _content(config: object, where: str) -> Mapping[str, Any]:
+    if not isinstance(config, Mapping):
+        raise InputError(f"{where}: config names a file, which cannot be read from here; give params, or its content")
+    return cast("Mapping[str, Any]", config)
 
 
 def _count(entry: Mapping[str, Any], key: str, where: str) -> float:
