@@ -5,7 +5,7 @@ A field is named as on the command line (`--mfu`) in every message; its rule has
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -32,6 +32,7 @@ __all__ = [
     "flops_from",
     "hardware_from",
     "limits_from",
+    "range_from",
     "row_from",
     "scenario_from",
     "shape_from",
@@ -232,6 +233,17 @@ def _spendable(flops: float, what: str, given: object) -> float:
     if flops > _MOST_FLOPS:
         raise InputError(f"{what} must be at most {_MOST_FLOPS:g} FLOPs; got {given!r}; check its exponent and unit")
     return flops
+
+
+def range_from(text: str, what: str, parse: Callable[[str], float]) -> list[float]:
+    """A list or a range of an option, each value read by `parse`; an error names the option."""
+    from .units import parse_range
+
+    try:
+        return [float(x) for x in parse_range(text, parse)]
+    except InputError as error:
+        message = str(error)
+        raise InputError(message if message.startswith(what) else f"{what}: {message}") from None
 
 
 def scenario_from(teacher: str | None, options: dict[str, Any]) -> Scenario:

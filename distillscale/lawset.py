@@ -272,10 +272,10 @@ def _table(data: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
 
 def _range(name: str, ends: object, where: str) -> tuple[float, float]:
     match ends:
-        case [int() | float() as low, int() | float() as high] if low <= high:
+        case [int() | float() as low, int() | float() as high] if 0 <= low <= high < _LARGEST and high > 0:
             return float(low), float(high)
         case _:
-            raise InputError(f"{where}: regime.{name} must be [low, high]; got {ends!r}")
+            raise InputError(f"{where}: regime.{name} must be [low, high], positive and finite; got {ends!r:.60}")
 
 
 def _draws_to_json(draws: Law, form: str) -> dict[str, Any]:

@@ -33,7 +33,6 @@ __all__ = [
     "law_option",
     "limit_options",
     "output_path",
-    "range_from",
     "ruled",
     "scenario_options",
     "seed_option",
@@ -202,17 +201,6 @@ def student_from(text: str, *, context: float | None, vocab: float | None, total
 
         arch = read_hf_config(text, context=None if context is None else int(context))
     return asking.student_of(text, arch, context=context, vocab=vocab, total_params=total_params)
-
-
-def range_from(text: str, what: str, parse: Callable[[str], float]) -> list[float]:
-    """A list or a range of an option, each value read by `parse`; an error names the option."""
-    from ..units import parse_range
-
-    try:
-        return [float(x) for x in parse_range(text, parse)]
-    except InputError as error:
-        message = str(error)
-        raise InputError(message if message.startswith(what) else f"{what}: {message}") from None
 
 
 def output_path(text: str | None, source: Path | None = None) -> Path | None:

@@ -14,6 +14,7 @@ from ..asking import (
     flops_from,
     hardware_from,
     limits_from,
+    range_from,
     scenario_from,
     shape_from,
 )
@@ -24,7 +25,6 @@ from .options import (
     law_option,
     limit_options,
     output_path,
-    range_from,
     ruled,
     scenario_options,
     seed_option,
@@ -318,6 +318,13 @@ def frontier(
 @student_option
 @click.option("--tokens", type=ruled("tokens"), help="Student training tokens.")
 @click.option("--budget", metavar="BUDGET", help="In place of tokens: total FLOPs, USD or hours for this student.")
+@click.option(
+    "--logits-share",
+    type=ruled("logits_share"),
+    default=1.0,
+    show_default=True,
+    help="Share of the teachers' forward passes paid for; 0 where their outputs are stored.",
+)
 @shape_options
 @hardware_options
 @law_option
@@ -328,6 +335,7 @@ def teachers(
     student: str,
     tokens: float | None,
     budget: str | None,
+    logits_share: float,
     context: float | None,
     vocab: float | None,
     total_params: bool,
@@ -342,6 +350,7 @@ def teachers(
     tokens, config, usd_per_million_tokens.
     """
     from .. import tell
+    from ..cost import Scenario
     from ..errors import InputError
     from ..teachers import rank_teachers, read_teachers
 
@@ -354,7 +363,15 @@ def teachers(
         raise InputError("give either --tokens or --budget" + ("" if tokens is None else ", not both"))
     owned = read_teachers(file, total_params_vocab=shape_from(context, vocab)["vocab"] if total_params else None)
     ranked = rank_teachers(
-        law, who, owned, tokens=tokens, budget=flops, hardware=hardware, seed=seed, **shape_from(context, vocab)
+        law,
+        who,
+        owned,
+        tokens=tokens,
+        budget=flops,
+        scenario=Scenario(logits_share, 0.0),
+        hardware=hardware,
+        seed=seed,
+        **shape_from(context, vocab),
     )
     if as_json:
         return print_json([teacher.to_json() for teacher in ranked])
