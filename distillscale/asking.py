@@ -32,6 +32,7 @@ __all__ = [
     "flops_from",
     "hardware_from",
     "limits_from",
+    "pairs_from",
     "range_from",
     "row_from",
     "scenario_from",
@@ -244,6 +245,19 @@ def range_from(text: str, what: str, parse: Callable[[str], float]) -> list[floa
     except InputError as error:
         message = str(error)
         raise InputError(message if message.startswith(what) else f"{what}: {message}") from None
+
+
+def pairs_from(text: str | None, option: str, shape: str) -> dict[str, str]:
+    """`a=b,c=d` as a mapping."""
+    pairs: dict[str, str] = {}
+    for part in (text or "").split(","):
+        if not part.strip():
+            continue
+        name, sign, value = part.partition("=")
+        if not sign or not name.strip() or not value.strip():
+            raise InputError(f"{option} {part.strip()!r} is not {shape}; separate several by commas")
+        pairs[name.strip()] = value.strip()
+    return pairs
 
 
 def scenario_from(teacher: str | None, options: dict[str, Any]) -> Scenario:

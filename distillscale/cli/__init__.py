@@ -15,6 +15,7 @@ from ..errors import DistillscaleError, FitError
 from .data_prepare import data
 from .evidence import compare, fit, laws
 from .planning import break_even, frontier, plan, predict, teachers
+from .serve import serve
 from .show import printable
 from .study import study
 from .training import distill, evaluate, train
@@ -37,7 +38,7 @@ def cli() -> None:
 
 
 for _command in (
-    predict, plan, break_even, frontier, teachers, laws, fit, compare, data, train, distill, evaluate, study,
+    predict, plan, break_even, frontier, teachers, laws, fit, compare, data, train, distill, evaluate, study, serve,
 ):  # fmt: skip
     cli.add_command(_command)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..asking import FORMS
+from ..asking import FORMS, pairs_from
 from ..errors import InputError
 from ..files import write_atomically
 from .options import LAW, NUMBER, json_option, output_path, ruled, seed_option
@@ -81,22 +81,9 @@ def _reads_runs(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _pairs(text: str | None, option: str, shape: str) -> dict[str, str]:
-    """`a=b,c=d` as a mapping."""
-    pairs: dict[str, str] = {}
-    for part in (text or "").split(","):
-        if not part.strip():
-            continue
-        name, sign, value = part.partition("=")
-        if not sign or not name.strip() or not value.strip():
-            raise InputError(f"{option} {part.strip()!r} is not {shape}; separate several by commas")
-        pairs[name.strip()] = value.strip()
-    return pairs
-
-
 def _bounds(text: str | None) -> dict[str, tuple[float, float]]:
     out: dict[str, tuple[float, float]] = {}
-    for name, ends in _pairs(text, "--bounds", "NAME=LOW:HIGH").items():
+    for name, ends in pairs_from(text, "--bounds", "NAME=LOW:HIGH").items():
         low, sign, high = ends.partition(":")
         try:
             out[name] = (float(low), float(high if sign else low))
@@ -171,7 +158,7 @@ def fit(
         )
     runs = read(
         file,
-        _pairs(columns, "--columns", "OURS=THEIRS"),
+        pairs_from(columns, "--columns", "OURS=THEIRS"),
         kind,
         skip_bad_rows=skip_bad_rows,
         tokens_from_flops=tokens_from_flops,
@@ -258,7 +245,7 @@ def compare(
 
     runs = read(
         file,
-        _pairs(columns, "--columns", "OURS=THEIRS"),
+        pairs_from(columns, "--columns", "OURS=THEIRS"),
         kind,
         skip_bad_rows=skip_bad_rows,
         tokens_from_flops=tokens_from_flops,

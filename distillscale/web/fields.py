@@ -8,13 +8,14 @@ config.json arrives as content.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, cast
 
-from .. import asking
+from .. import asking, published
 from ..errors import InputError
 from ..published import DEFAULT
+from ..runs import KINDS
 
 if TYPE_CHECKING:
     from ..problem import Student
@@ -27,6 +28,7 @@ __all__ = [
     "MOST_TEACHERS",
     "SCENARIO",
     "SHAPE",
+    "fit_options",
     "in_fields",
     "named_field",
     "read_fields",
@@ -52,6 +54,19 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "answer": (*_WHO, "budget", "target_loss", "owned", *SCENARIO, *LIMITS, *SHAPE, *HARDWARE, *_LAW),
     "break-even": (*_WHO, "tolerance", *SCENARIO, *LIMITS, *SHAPE, *_LAW),
     "teachers": (*_WHO, "owned", "tokens", "budget", "logits_share", *SHAPE, *HARDWARE, *_LAW),
+    "fit": (
+        "law",
+        "kind",
+        "columns",
+        "hold_out",
+        "cluster",
+        "supervised",
+        "bootstrap",
+        "seed",
+        "name",
+        "skip_bad_rows",
+        "tokens_from_flops",
+    ),
     "frontier": ("students", "budgets", "scenarios", "share_students", *LIMITS, *SHAPE, "law"),
 }
 """Of each question. `owned` is a list of teachers, `config` the content of a config.json."""
@@ -196,6 +211,42 @@ def student_from(values: Mapping[str, Any]) -> Student:
     return asking.student_of(
         text, arch, context=context, vocab=values["vocab"], total_params=bool(values["total_params"])
     )
+
+
+MOST_RESAMPLES = 1_000
+_FIT_DEFAULTS = {"law": "chinchilla", "bootstrap": 200, "seed": 0, "name": "table.csv"}
+
+
+def fit_options(query: Mapping[str, str]) -> dict[str, Any]:
+    """The options of `distillscale fit` from the address of a request; the table is its body."""
+    known = FIELDS["fit"]
+    if unknown := next((name for name in query if name not in known), None):
+        raise InputError(f"fit has no field {unknown!r:.60}; it has {', '.join(known)}")
+    values: dict[str, Any] = {name: query.get(name) or _FIT_DEFAULTS.get(name) for name in known}
+    for name in ("kind", "columns", "hold_out", "cluster", "supervised"):
+        values[name] = None if values[name] is None else _text(name, values[name])
+    for name in ("skip_bad_rows", "tokens_from_flops"):
+        if values[name] not in (None, "true", "false"):
+            raise InputError(f"{name} must be true or false; got {values[name]!r:.60}")
+        values[name] = values[name] == "true"
+    for name in ("bootstrap", "seed"):
+        values[name] = asking.RULES[name].read(_short(name, values[name]), name)
+    if values["bootstrap"] > MOST_RESAMPLES:
+        raise InputError(f"bootstrap must be at most {MOST_RESAMPLES} here; got {values['bootstrap']}")
+    _one_of("law", values["law"], asking.FORMS)
+    if values["kind"] is not None:
+        _one_of("kind", values["kind"], KINDS)
+    if values["supervised"] is not None:
+        _one_of("supervised", values["supervised"], published.names())
+    values["columns"] = asking.pairs_from(values["columns"], "columns", "OURS=THEIRS")
+    if not re.fullmatch(r"[\w][\w .()+-]{0,79}", values["name"]):
+        values["name"] = _FIT_DEFAULTS["name"]
+    return values
+
+
+def _one_of(name: str, text: str, known: Sequence[str]) -> None:
+    if text not in known:
+        raise InputError(f"{name} must be one of {', '.join(known)}; got {text!r:.60}")
 
 
 _OPTION = re.compile(r"--([a-z][a-z-]*[a-z])")

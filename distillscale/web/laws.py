@@ -16,6 +16,7 @@ from ..plain import as_json_text
 __all__ = ["LawBook", "UnknownUpload"]
 
 _PREFIX = "upload:"
+_LONGEST_NAME, _LONGEST_CAVEAT = 200, 2_000
 
 
 class UnknownUpload(InputError):
@@ -28,15 +29,23 @@ class LawBook:
     def __init__(self, most: int = 64, most_bytes: int = 64_000_000) -> None:
         self._most, self._most_bytes = most, most_bytes
         self._kept: OrderedDict[str, tuple[LawSet, int]] = OrderedDict()
+        self._own: dict[str, LawSet] = {}
         self._lock = threading.Lock()
 
-    def add(self, data: object) -> tuple[str, LawSet]:
-        """Keep the content of a law file; the id says nothing but what the content is."""
+    def add(self, data: object, *, keep: bool = False) -> tuple[str, LawSet]:
+        """Keep the content of a law file, for good if asked; the id says nothing but what the content is."""
         if not isinstance(data, Mapping):
             raise InputError("a law file holds one JSON object; write one with `distillscale fit --out`")
         law = LawSet.from_mapping(cast("Mapping[str, Any]", data), "law file")
+        if not (0 < len(law.name) <= _LONGEST_NAME and law.name.isprintable()):
+            raise InputError(f"law file: name must be a line of at most {_LONGEST_NAME} characters; correct the file")
+        if any(len(caveat) > _LONGEST_CAVEAT for caveat in law.caveats):
+            raise InputError(f"law file: a caveat may have at most {_LONGEST_CAVEAT} characters; shorten it")
         text = as_json_text(data, indent=None).encode()
         name = _PREFIX + hashlib.sha256(text).hexdigest()[:32]
+        if keep:
+            self._own[name] = law
+            return name, law
         with self._lock:
             self._kept[name] = (law, len(text))
             self._kept.move_to_end(name)
@@ -48,6 +57,8 @@ class LawBook:
         """A published law by its exact name, or an upload by its id; nothing else is looked at."""
         if name in published.names():
             return published.load_set(name)
+        if name in self._own:
+            return self._own[name]
         if name.startswith(_PREFIX):
             with self._lock:
                 if name in self._kept:
