@@ -10,7 +10,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from .errors import InputError
@@ -90,7 +90,8 @@ class Chart:
 
     def to_json(self) -> dict[str, Any]:
         """Keys as the fields."""
-        return asdict(self)
+        axes = {"x": _fields(self.x), "y": _fields(self.y)}
+        return _fields(self) | axes | {"series": _each(self.series), "marks": _each(self.marks)}
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The numbers as a table: series, style, x, y, low, high."""
@@ -101,6 +102,15 @@ class Chart:
                 found = {"series": series.name, "style": series.style, "x": x, "y": y, "low": lowest, "high": highest}
                 if y is not None:
                     yield found
+
+
+def _fields(value: Axis | Series | Mark | Chart) -> dict[str, Any]:
+    """By name, sharing the numbers: copying them takes as long as computing them."""
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
+
+
+def _each(parts: Sequence[Series | Mark]) -> tuple[dict[str, Any], ...]:
+    return tuple(_fields(part) for part in parts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

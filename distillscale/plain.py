@@ -25,4 +25,11 @@ def _plain(value: Any) -> Any:
 def as_json_text(value: Any, *, indent: int | None = 2) -> str:
     """One JSON value, two spaces a level (or on one line), strict numbers."""
     separators = (",", ":") if indent is None else None
-    return json.dumps(_plain(value), indent=indent, separators=separators, ensure_ascii=False, allow_nan=False)
+
+    def text(plain: Any) -> str:
+        return json.dumps(plain, indent=indent, separators=separators, ensure_ascii=False, allow_nan=False)
+
+    try:  # most answers are plain already
+        return text(value)
+    except (TypeError, ValueError):
+        return text(_plain(value))

@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..lawset import LawSet
 from ..plan import frontier, plan, verdict_of
 from ..predict import predict
-from ..problem import Question, Student
+from ..problem import Student
 from ..teachers import OwnedTeacher, RankedTeacher, rank_teachers, teachers_from
 from .commands import commands_for
 from .fields import read_fields, student_from
@@ -149,12 +149,12 @@ class Answers:
         values = read_fields("answer", body)
         owned = owned_from(values)
         asked = _Asked(values, self.laws)
-        found, question = asked.plan(), asked.question()
+        found = asked.plan()
         even = self._break_even(asked, values["law"])
         ranked = None if owned is None else asked.ranked(owned, found.budget_flops)
         charts = (
-            _with_teachers(against_teacher_loss(found, question), ranked or []),
-            against_budget(found, question),
+            _with_teachers(against_teacher_loss(found), ranked or []),
+            against_budget(found),
         )
         return {
             "plan": found.to_json(),
@@ -200,9 +200,6 @@ class _Asked:
             raise InputError(
                 "--budget is missing; give a budget such as 1e21, or --target-loss for the cheapest plan to it"
             )
-
-    def question(self) -> Question:
-        return Question.of(self.law, self.student, self.scenario, self.limits, **self.shape)
 
     def plan(self) -> Plan:
         return plan(

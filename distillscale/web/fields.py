@@ -112,7 +112,7 @@ def _read(name: str, value: Any) -> Any:
 
 
 def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    names: dict[type, str] = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 
 
@@ -174,9 +174,10 @@ def _grid(name: str, value: Any) -> list[str | float]:
     """A range such as 1e19:1e24:50 becomes its text; a list stays one."""
     if isinstance(value, str):
         return [_text(name, value)]
-    if not isinstance(value, list) or not value:
-        raise InputError(f"{name} must be a list, or text such as 300M,1B or 1e19:1e24:50; got {_kind(value)}")
-    values = cast("list[Any]", value)
+    values = cast("list[Any]", value if isinstance(value, list) else [])
+    if not values:
+        got = _kind(cast("object", value))
+        raise InputError(f"{name} must be a list, or text such as 300M,1B or 1e19:1e24:50; got {got}")
     if len(values) > _MOST_LIST:
         raise InputError(f"{name} may hold at most {_MOST_LIST} values; got {len(values)}; take fewer")
     return [_quantity(name, entry) for entry in values]
