@@ -466,6 +466,7 @@
     box.replaceChildren(make("strong", capital(before + error.message)), ...more);
     $("rest").hidden = !shown;
     if (!shown) $("verdict").replaceChildren(make("p", "No answer", { class: "headline" }));
+    $("bar").textContent = capital(before + error.message);
     $("spoken").textContent = "";
   }
 
@@ -498,8 +499,14 @@
     const { plan, told, teachers } = answer;
     clearTimeout(late);
     $("verdict").classList.remove("stale");
-    const split = plan.distillation;
-    verdict($("verdict"), plan.verdict, told.headline, [capital(told.gain) + "."]);
+    verdict($("verdict"), plan.verdict, told.headline, [`${capital(told.gain)}.`]);
+    if (plan.warnings.length) {
+      const read = make("a", `Read the ${plan.warnings.length === 1 ? "warning" : `${plan.warnings.length} warnings`}`, { href: "#warnings" });
+      const line = make("p", null, { class: "why" });
+      line.append(read);
+      $("verdict").append(line);
+    }
+    $("bar").textContent = `${told.headline}. ${capital(told.gain.split(" (")[0])}.`;
     $("owned-verdict").hidden = !teachers;
     if (teachers) {
       verdict($("owned-verdict"), teachers.verdict, `With ${teachers.ranked[0].name}, the best of your teachers: ${teachers.headline.toLowerCase()}`, [
@@ -507,7 +514,7 @@
       ]);
     }
     $("rest").hidden = false;
-    showSplit(split.shares);
+    showSplit(plan.distillation.shares);
     fillTable($("plan"), told.head, told.rows);
     $("bill").textContent = told.bill;
     $("ranking").hidden = !teachers;

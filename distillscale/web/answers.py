@@ -160,7 +160,7 @@ class Answers:
             "plan": found.to_json(),
             "break_even": even.to_json(),
             "told": _told(found, even),
-            "teachers": None if ranked is None else _teachers_told(ranked),
+            "teachers": None if ranked is None else _teachers_told(ranked, found),
             "charts": [_short(chart) for chart in charts],
             "commands": commands_for(values, asked.law.name, found, asked.student, asked.scenario, asked.limits),
         }
@@ -256,11 +256,11 @@ def _told(found: Plan, even: BreakEven) -> dict[str, Any]:
         "rows": rows,
         "bill": tell.priced(found),
         "break_even": tell.break_even_rows(even),
-        "break_even_notes": [even.reason, *even.warnings],
+        "break_even_notes": [even.reason, *(w for w in even.warnings if w not in found.warnings)],
     }
 
 
-def _teachers_told(ranked: list[RankedTeacher]) -> dict[str, Any]:
+def _teachers_told(ranked: list[RankedTeacher], found: Plan) -> dict[str, Any]:
     """The ranking, and what it says about the best of them at equal FLOPs."""
     head, rows = tell.teacher_table(ranked)
     best = ranked[0]
@@ -271,7 +271,7 @@ def _teachers_told(ranked: list[RankedTeacher]) -> dict[str, Any]:
         "gain": tell.gain_told(best.gain_at_equal_flops, best.interval_at_equal_flops, best.probability_at_equal_flops),
         "head": [name.replace("\n", " ") for name in head],
         "rows": rows,
-        "warnings": tell.teacher_warnings(ranked),
+        "warnings": [w for w in tell.teacher_warnings(ranked) if w not in found.warnings],
     }
 
 

@@ -228,6 +228,8 @@ class _Planner:
         table = await whole_body(
             request, MOST_BYTES, "text/csv", "text/plain", "application/x-ndjson", "application/json"
         )
+        if table[:4] == b"PAR1":  # a small file may unpack into a large one
+            raise Refused(422, "a run table must be CSV or JSON lines here; got Parquet; fit it on the command line")
         if table.count(b"\n") > MOST_ROWS:
             raise Refused(413, f"a run table may have at most {MOST_ROWS:,} rows here; fit it on the command line")
 

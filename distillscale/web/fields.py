@@ -240,7 +240,7 @@ def fit_options(query: Mapping[str, str]) -> dict[str, Any]:
     if values["supervised"] is not None:
         _one_of("supervised", values["supervised"], published.names())
     values["columns"] = asking.pairs_from(values["columns"], "columns", "OURS=THEIRS")
-    if not re.fullmatch(r"[\w][\w .()+-]{0,79}", values["name"]):
+    if not re.fullmatch(r"\w[\w .()+-]{0,79}\.(csv|txt|jsonl|ndjson)", values["name"]):
         values["name"] = _FIT_DEFAULTS["name"]
     return values
 

@@ -64,7 +64,7 @@ def main() -> None:
 def _limit(seconds: int) -> None:
     """Less memory and processor time than would harm others, and whoever plans goes first."""
     if hasattr(os, "nice"):
-        os.nice(10)
+        os.nice(5)
     try:
         import resource
     except ImportError:  # not on Windows; the server's own clock still ends the process
