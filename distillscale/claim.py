@@ -2,7 +2,8 @@
 
 The claim is an advisory lock on `.claim`, which the system gives back when its process ends, however it ends, so that
 a killed run leaves nothing to clean up. The file also says who holds it, for the message, and for file systems whose
-locks do not reach other machines: a claim of another host that was renewed within five minutes is respected.
+locks do not reach other machines: a claim of another machine that was renewed within five minutes is respected, and
+its process number means nothing here. A machine is its name, its boot and its table of processes: two may share a name.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -22,6 +25,7 @@ __all__ = ["Busy", "Claim", "claimed", "held"]
 
 _FILE: Final = ".claim"
 _STALE_SECONDS: Final = 300.0
+_BEAT_SECONDS: Final = 20.0
 
 
 class Busy(InputError):
@@ -43,15 +47,31 @@ class Claim:
 
 
 @contextmanager
-def claimed(folder: Path, name: str = _FILE) -> Generator[Claim]:
-    """Hold `folder` exclusively; another living holder is one line that names it."""
+def claimed(folder: Path, name: str = _FILE, *, beat: bool = False) -> Generator[Claim]:
+    """Hold `folder` exclusively; another living holder is one line that names it.
+
+    With `beat` the claim is renewed for as long as this process lives, whatever it is busy with.
+    """
     path = folder / name
     handle = _lock(path)
+    over = threading.Event()
+    heart = threading.Thread(target=_beat, args=(handle, over), daemon=True) if beat else None
+    if heart is not None:
+        heart.start()
     try:
         yield Claim(path, handle)
     finally:
+        over.set()
+        if heart is not None:
+            heart.join()
         path.unlink(missing_ok=True)
         os.close(handle)
+
+
+def _beat(handle: int, over: threading.Event) -> None:
+    while not over.wait(_BEAT_SECONDS):
+        with suppress(OSError):  # a disk that is away for a moment
+            os.utime(handle)
 
 
 def held(folder: Path, name: str = _FILE) -> bool:
@@ -68,7 +88,7 @@ def held(folder: Path, name: str = _FILE) -> bool:
         return False
     try:
         holder = _holder(handle)
-        if holder and holder.get("host") != socket.gethostname():
+        if _elsewhere(holder):
             return time.time() - os.fstat(handle).st_mtime < _STALE_SECONDS
         if holder and not _lives(holder.get("pid")):
             return False
@@ -107,12 +127,30 @@ def _lock(path: Path) -> int:
             continue
         holder = _holder(handle)
         age = time.time() - os.fstat(handle).st_mtime
-        if holder and holder.get("host") != socket.gethostname() and age < _STALE_SECONDS:
+        if _elsewhere(holder) and age < _STALE_SECONDS:
             os.close(handle)
             raise _busy(path, holder)
         os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+        mine = {"pid": os.getpid(), "host": socket.gethostname(), "machine": _machine()}
+        os.pwrite(handle, json.dumps(mine).encode(), 0)
         return handle
+
+
+@cache
+def _machine() -> str:
+    """Tells machines of one name apart, and containers whose process numbers mean nothing to each other."""
+    parts: list[str] = []
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+def _elsewhere(holder: dict[str, Any]) -> bool:
+    """Whether the file names a holder, and one of another machine."""
+    if not holder:
+        return False
+    return holder.get("host") != socket.gethostname() or holder.get("machine", _machine()) != _machine()
 
 
 def _holder(handle: int) -> dict[str, Any]:

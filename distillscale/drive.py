@@ -11,14 +11,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from .executor import BUSY, FAILED, STOPPED, WRONG, Ended, Executor
-from .jobs import jobs_of, ready
+from .executor import Ended, Executor
+from .exits import BUSY, FAILED, STOPPED, WRONG
+from .jobs import Job, jobs_of, ready
 from .store import Status, Store
 from .study import Planned
 
 __all__ = ["drive"]
 
 _POLL_SECONDS = 0.5
+_FRUITLESS = 10
+"""Times that a run may be stopped from outside before it has taken a step, as by a time limit that is too short."""
 
 
 def drive(
@@ -58,8 +61,12 @@ class _Driver:
         self._left = [job for job in jobs_of(runs) if not set(job.ids) <= self._done]
         self._flying: set[str] = set()
         self._failures: Counter[str] = Counter()
+        self._steps: dict[str, int] = {}
+        self._fruitless: Counter[str] = Counter()
         self._lost: set[str] = set()
         self._look()
+        for job in executor.pick_up(self._left):
+            self._flying |= set(job.ids)
 
     def _look(self) -> None:
         """Which runs are done or lost by now, whoever brought that about."""
@@ -87,20 +94,31 @@ class _Driver:
             if self._flying & set(job.ids) or any(self._store.running(id_) for id_ in mine):
                 continue
             self._flying |= set(job.ids)
+            self._steps |= {id_: self._store.steps(id_) for id_ in mine}
             self._executor.submit(job)
 
     def note(self, ended: Ended) -> None:
         """What a job's end means for its runs."""
         job, code, reason = ended
         self._flying -= set(job.ids)
-        if code in (0, BUSY, FAILED, STOPPED):
+        if code == STOPPED and self._got_nowhere(job):
+            reason = f"it was stopped {_FRUITLESS} times before it took a step: {reason}"
+        elif code in (0, BUSY, FAILED, STOPPED):
             return  # done, another's, diverged (its record says so), or stopped from outside and to be done again
         unfinished = [id_ for id_ in job.ids if self._store.record(id_) is None]
         for id_ in unfinished:
             self._store.add_failure(id_, reason)
             self._failures[id_] += 1
-            if (code == WRONG and len(job.ids) == 1) or self._failures[id_] > self._retries:
+            final = code == STOPPED or (code == WRONG and len(job.ids) == 1)
+            if final or self._failures[id_] > self._retries:
                 self._lost.add(id_)
         if len(job.ids) > 1 and job in self._left:
             self._left.remove(job)
             self._left += [one for one in job.alone() if one.ids[0] in unfinished]
+
+    def _got_nowhere(self, job: Job) -> bool:
+        """Whether a job that was stopped has been so too often without a step between."""
+        for id_ in job.ids:
+            moved = self._store.steps(id_) > self._steps.get(id_, 0)
+            self._fruitless[id_] = 0 if moved else self._fruitless[id_] + 1
+        return all(self._fruitless[id_] >= _FRUITLESS for id_ in job.ids)

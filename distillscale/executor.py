@@ -1,37 +1,74 @@
 """Executors place jobs and say how they ended; what is done, failed or next is the store's and the driver's to know.
 
-`submit` starts a job, `poll` waits for some to end, `cancel` stops them politely. A job is the same command everywhere:
-`python -m distillscale study job STUDY.toml ID…`, alone in a process of an engine, or here one after the other in a
-worker that reads ids from its standard input, so that torch is loaded once a worker instead of once a job. A worker
-whose input ends (its parent is gone, however) saves what it is at and ends too.
+`submit` starts a job, `poll` waits for some to end, `cancel` stops them politely, `pick_up` finds those that an engine
+still holds for a driver that is gone. A job is the same command everywhere: `python -m distillscale study job
+STUDY.toml ID…`, alone in a process of an engine (ray_executor, slurm_executor), or here one after the other in a worker
+that reads ids from its standard input, so that torch is loaded once a worker instead of once a job. A worker whose
+input ends (its parent is gone, however) saves what it is at and ends too.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import select
-import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, Protocol
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
 
+from .errors import InputError
 from .jobs import Job
+from .worker import Worker
 
-__all__ = ["BUSY", "FAILED", "STOPPED", "WRONG", "Ended", "Executor", "LocalExecutor"]
+__all__ = ["Ended", "Executor", "JobCommand", "LocalExecutor", "require", "settings"]
 
-FAILED: Final = 4
-"""A job whose run diverged: it has a record, and another attempt would end alike."""
-WRONG: Final = 2
-"""A job that something from outside does not fit: another attempt would end alike."""
-BUSY: Final = 75
-"""A job whose run is in another process's hands."""
-STOPPED: Final = 130
 _PATIENCE_SECONDS: Final = 120.0
-_REASON_BYTES: Final = 2000
+_THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobCommand:
+    """What carries out the jobs of a study; the interpreter before it is that of the machine where it runs."""
+
+    study: Path
+    root: Path
+    threads: int
+    save_seconds: float
+
+    def arguments(self, *ids: str, answer: Path | None = None) -> list[str]:
+        """After the interpreter: for one job, or with "-" for those of each line of standard input."""
+        places = [str(path.resolve()) for path in (self.study, self.root)]
+        settings = ["--runs", places[1], "--threads", str(self.threads), "--save-seconds", str(self.save_seconds)]
+        end = [] if answer is None else ["--answer", str(answer.resolve())]
+        return ["-m", "distillscale", "study", "job", places[0], *ids, *settings, *end]
+
+    @property
+    def env(self) -> dict[str, str]:
+        """To be set beside what the environment holds already."""
+        return dict.fromkeys(_THREADS, str(self.threads))
+
+
+def require(package: str, executor: str) -> None:
+    """One line where the engine's library is not there."""
+    if find_spec(package) is None:
+        raise InputError(
+            f"--executor {executor} needs {package}, which is not installed; run pip install 'distillscale[{executor}]'"
+        )
+
+
+def settings(given: Mapping[str, str], known: Sequence[str], executor: str) -> dict[str, str]:
+    """The engine's own settings; an unknown one is named with the nearest."""
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            there = f"there are {', '.join(known)}" if known else "it has none"
+            raise InputError(f"--engine {name!r} is no setting of --executor {executor}; {hint}{there}")
+    return dict(given)
 
 
 class Ended(NamedTuple):
@@ -62,68 +99,9 @@ class Executor(Protocol):
         """Ask every job to save and end, and wait until they have."""
         ...
 
-
-class _Worker:
-    """One process and the job it has in hand."""
-
-    def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
-        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            env=dict(env),
-            start_new_session=True,  # Ctrl-C at the terminal is the driver's to pass on
-        )
-        self.job: Job | None = None
-        self.text = b""
-
-    @property
-    def output(self) -> int:
-        assert self.process.stdout is not None
-        return self.process.stdout.fileno()
-
-    def begin(self, job: Job) -> None:
-        """Hand it the job; a worker that died meanwhile is noticed by `read`."""
-        self.job = job
-        assert self.process.stdin is not None
-        with suppress(BrokenPipeError):
-            self.process.stdin.write(" ".join(job.ids).encode() + b"\n")
-            self.process.stdin.flush()
-
-    def read(self) -> list[tuple[int, str]] | None:
-        """What it said of jobs that ended; None once it is gone."""
-        found = os.read(self.output, 1 << 16)
-        if not found:
-            return None
-        *lines, self.text = (self.text + found).split(b"\n")
-        said: list[tuple[int, str]] = []
-        for line in lines:
-            with suppress(ValueError, KeyError, TypeError):
-                answer: Any = json.loads(line)
-                said.append((int(answer["code"]), str(answer["reason"])))
-        return said
-
-    def ending(self) -> tuple[int, str]:
-        """Exit code and reason of a worker that is gone."""
-        code = self.process.wait()
-        self.errors.seek(0, os.SEEK_END)
-        self.errors.seek(max(0, self.errors.tell() - _REASON_BYTES))
-        lines = self.errors.read().decode(errors="replace").strip().splitlines()
-        last = lines[-1].strip() if lines else "it said nothing"
-        if code < 0:
-            name = signal.Signals(-code).name
-            why = " (out of memory?)" if -code == signal.SIGKILL else ""
-            return 128 - code, f"its process was ended by {name}{why}"
-        return code or 1, f"its process ended with code {code}: {last}"
-
-    def close(self) -> None:
-        """Its pipes and files."""
-        for pipe in (self.process.stdin, self.process.stdout, self.errors):
-            if pipe is not None:
-                with suppress(BrokenPipeError):
-                    pipe.close()
+    def pick_up(self, jobs: Sequence[Job]) -> list[Job]:
+        """Jobs that the engine still holds from an earlier driver, now this one's; those of `jobs` where they match."""
+        ...
 
 
 class LocalExecutor:
@@ -131,11 +109,12 @@ class LocalExecutor:
 
     def __init__(self, command: Sequence[str], workers: int, env: Mapping[str, str]) -> None:
         self._command, self._most, self._env = list(command), workers, env
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
+        self._jobs: dict[Worker, Job] = {}
 
     @property
     def free(self) -> int:
-        return self._most - sum(worker.job is not None for worker in self._workers)
+        return self._most - len(self._jobs)
 
     @property
     def pids(self) -> list[int]:
@@ -143,11 +122,12 @@ class LocalExecutor:
         return [worker.process.pid for worker in self._workers]
 
     def submit(self, job: Job) -> None:
-        idle = next((worker for worker in self._workers if worker.job is None), None)
+        idle = next((worker for worker in self._workers if worker not in self._jobs), None)
         if idle is None:
-            idle = _Worker(self._command, self._env)
+            idle = Worker(self._command, self._env)
             self._workers.append(idle)
-        idle.begin(job)
+        self._jobs[idle] = job
+        idle.begin(job.ids)
 
     def poll(self, seconds: float) -> list[Ended]:
         if not self._workers:
@@ -162,19 +142,22 @@ class LocalExecutor:
                 said = [worker.ending()]
                 worker.close()
             for code, reason in said:
-                if worker.job is not None:
-                    ended.append(Ended(worker.job, code, reason))
-                    worker.job = None
+                if worker in self._jobs:
+                    ended.append(Ended(self._jobs.pop(worker), code, reason))
         return ended
 
     def cancel(self) -> None:
         for worker in self._workers:
-            with suppress(ProcessLookupError):
-                worker.process.send_signal(signal.SIGTERM)
+            worker.terminate()
         limit = time.monotonic() + _PATIENCE_SECONDS
         while self._workers and time.monotonic() < limit:
             self.poll(0.2)
         self._kill()
+
+    def pick_up(self, jobs: Sequence[Job]) -> list[Job]:
+        """None: workers end with their driver."""
+        del jobs
+        return []
 
     def _kill(self) -> None:
         for worker in self._workers:
@@ -183,6 +166,7 @@ class LocalExecutor:
             worker.process.wait()
             worker.close()
         self._workers.clear()
+        self._jobs.clear()
 
     def __enter__(self) -> LocalExecutor:
         return self
@@ -191,7 +175,7 @@ class LocalExecutor:
         """Idle workers go by themselves once their input ends; one that still works is asked to, unless in a hurry."""
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             self._kill()
-        elif any(worker.job is not None for worker in self._workers):
+        elif self._jobs:
             self.cancel()
         for worker in self._workers:
             if worker.process.stdin is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,7 @@ class LawExecutor:
         self.placed: list[Job] = []
         self.flying: list[Job] = []
         self.most = 0
+        self.held: list[tuple[str, ...]] = []
 
     @property
     def free(self) -> int:
@@ -139,6 +140,15 @@ class LawExecutor:
 
     def cancel(self) -> None:
         self.flying.clear()
+
+    def pick_up(self, jobs: Sequence[Job]) -> list[Job]:
+        """Those of `held`, as if another driver had placed them."""
+        found = [
+            next((job for job in jobs if set(job.ids) & set(ids)), Job(ids=ids, after=frozenset(), weight=0.0))
+            for ids in self.held
+        ]
+        self.flying += found
+        return found
 
 
 # Columns that say how a run was carried out; every other one is what came out.

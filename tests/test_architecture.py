@@ -67,15 +67,22 @@ MAY_IMPORT: dict[str, str] = {
     "studyfile": "errors protocols spec study units",
     "store": "claim record study",
     "jobs": "study",
-    "executor": "jobs",
-    "drive": "executor jobs store study",
+    "exits": "",
+    "worker": "",
+    "executor": "errors jobs worker",
+    "ray_executor": "errors executor exits jobs worker",
+    "slurm_executor": "errors executor exits jobs",
+    "drive": "executor exits jobs store study",
     "export": "errors files record store study",
     "web": "allocate answer arch asking breakeven chart cost curves errors extrapolation fit hardware hfconfig laws "
     "lawset plain plan predict problem published runs runs_file teachers tell",
     "train": "arch claim cost errors hfconfig record schedule spec specfile store study units",
 }
 FREE = {"cli", "__init__", "__main__"}
-HEAVY = ("torch", "scipy", "matplotlib", "pandas", "pyarrow", "transformers", "pydantic", "starlette", "uvicorn")
+HEAVY = (
+    "torch", "scipy", "matplotlib", "pandas", "pyarrow", "transformers", "pydantic", "starlette", "uvicorn", "ray",
+    "submitit",
+)  # fmt: skip
 
 
 def room(path: Path) -> str:

@@ -15,7 +15,8 @@ from test_study import long_enough, studies
 
 from distillscale.claim import claimed
 from distillscale.drive import drive
-from distillscale.executor import BUSY, FAILED, STOPPED, WRONG, Ended, LocalExecutor
+from distillscale.executor import Ended, LocalExecutor
+from distillscale.exits import BUSY, FAILED, STOPPED, WRONG
 from distillscale.jobs import Job, jobs_of, makespan, ready
 from distillscale.store import JOB, Status, Store
 from distillscale.study import Planned, Study

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from ..errors import InputError
+from ..exits import FAILED
+from .engines import engine, engine_options
 from .evidence import BOOTSTRAP_OPTION, HOLD_OUT_OPTION, LAW_FORM_OPTION, LAW_OUT_OPTION
 from .evidence import fit as fit_command
 from .options import NUMBER, WHOLE, cores, json_option, output_path, seed_option
 from .show import line, print_json
-from .training import FAILED, require_torch, stopping
+from .training import require_torch, stopping
 
 if TYPE_CHECKING:
     from ..store import Status, Store
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["study"]
 
 _EXAMPLE = "\b\nExample:\n  distillscale study run study.toml"
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class _Open(NamedTuple):
@@ -106,7 +107,7 @@ def dry_run(study: Path, root: Path | None, workers: int | None, measure: bool, 
     short_help="Carry a study out, or go on with it.",
 )
 @_on_study
-@click.option("--workers", type=WHOLE(1, 4096), help="Processes.  [default: one a core]")
+@engine_options
 @_THREADS_OPTION
 @click.option("--retries", type=WHOLE(0, 1000), default=2, show_default=True, help="More attempts at a failed run.")
 @_SAVE_OPTION
@@ -114,37 +115,32 @@ def dry_run(study: Path, root: Path | None, workers: int | None, measure: bool, 
 def run(
     study: Path,
     root: Path | None,
+    executor: str,
+    given: tuple[str, ...],
     workers: int | None,
     threads: int,
     retries: int,
     save_seconds: float,
     as_json: bool,
 ) -> None:
-    """Train every run of STUDY that has no record yet, in worker processes of one thread each.
+    """Train every run of STUDY that has no record yet, in processes of one thread each, here or on a cluster.
 
     Killed at any moment, the same command goes on from the last checkpoints; started twice, the two share the work.
     A run that fails is tried again, and never stops the others.
     """
     require_torch("study run")
     from ..drive import drive
-    from ..executor import LocalExecutor
+    from ..executor import JobCommand
     from .study_show import show_status, watching
 
     opened = _open(study, root)
-    workers = workers or max(1, cores() // threads)
-    opened.store.root.mkdir(parents=True, exist_ok=True)
-    _prepare(opened, workers)
-    places = [str(path.resolve()) for path in (study, opened.store.root)]
-    command = [sys.executable, "-m", "distillscale", "study", "job", places[0], "-", "--runs", places[1]]
-    command += ["--threads", str(threads), "--save-seconds", str(save_seconds)]
-    env = os.environ | dict.fromkeys(_THREADS, str(threads))
-    with (
-        stopping() as stop,
-        LocalExecutor(command, workers, env) as executor,
-        watching(opened.runs, opened.store, as_json) as tell,
-    ):
-        status = drive(opened.runs, opened.store, executor, retries=retries, tell=tell, stop=stop)
-        stopped = stop()
+    command = JobCommand(study=study, root=opened.store.root, threads=threads, save_seconds=save_seconds)
+    with engine(executor, command, workers, given) as placing:
+        opened.store.root.mkdir(parents=True, exist_ok=True)
+        _prepare(opened, max(1, cores() // threads))
+        with stopping() as stop, watching(opened.runs, opened.store, as_json) as tell:
+            status = drive(opened.runs, opened.store, placing, retries=retries, tell=tell, stop=stop)
+            stopped = stop()
     _tidy(opened)
     if as_json:
         print_json(status.to_json())
@@ -290,24 +286,37 @@ def fit(
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @_THREADS_OPTION
 @_SAVE_OPTION
+@click.option("--answer", type=click.Path(path_type=Path), help="Write the JSON of --json to this file in the end.")
 @json_option
-def job(study: Path, root: Path | None, ids: tuple[str, ...], threads: int, save_seconds: float, as_json: bool) -> None:
+def job(
+    study: Path,
+    root: Path | None,
+    ids: tuple[str, ...],
+    threads: int,
+    save_seconds: float,
+    answer: Path | None,
+    as_json: bool,
+) -> None:
     """Carry out the runs ID of STUDY together; with - in place of them, those of each line of standard input.
 
     Every executor's command. Exit codes: 0 done, 2 wrong input, 4 diverged, 75 in other hands, 130 stopped.
     """
     require_torch("study job")
+    from ..record import write_json
     from .study_job import Jobs
 
     opened = _open(study, root)
     known = [run.id for run in opened.runs]
     if unknown := [id_ for id_ in ids if id_ not in known and ids != ("-",)]:
         raise InputError(f"study {str(study)!r} has no run {unknown[0]!r}; `distillscale study status` lists its runs")
-    with stopping() as stop:
+    with stopping(signal.SIGUSR2) as stop:  # with which a queue announces that the time is up
         jobs = Jobs(opened.study, opened.runs, opened.store, threads, save_seconds, stop)
         code, reason = (jobs.of_lines(sys.stdin), "") if ids == ("-",) else jobs.one(ids)
+    said = {"ids": list(ids), "code": code, "reason": reason}
+    if answer is not None:
+        write_json(answer, said)
     if as_json:
-        print_json({"ids": list(ids), "code": code, "reason": reason})
+        print_json(said)
     elif reason:
         click.echo(f"distillscale: {reason}", err=True)
     raise click.exceptions.Exit(code)

@@ -9,16 +9,13 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from ..claim import Busy, Claim, claimed
 from ..errors import DistillscaleError
-from ..executor import BUSY, FAILED, STOPPED, WRONG
+from ..exits import BUSY, FAILED, STOPPED, WRONG
 from ..store import JOB, Store
 from ..study import Planned, Study
-
-if TYPE_CHECKING:
-    from ..train.loop import Progress
 
 __all__ = ["Jobs"]
 
@@ -70,8 +67,9 @@ class Jobs:
         """One job: its exit code, and the reason where that is not 0."""
         try:
             with ExitStack() as stack:
-                claims = [stack.enter_context(self._claim(id_)) for id_ in ids]
-                return self._carry_out(ids, claims)
+                for id_ in ids:
+                    stack.enter_context(self._claim(id_))
+                return self._carry_out(ids)
         except Busy as error:
             return BUSY, str(error)
         except DistillscaleError as error:
@@ -83,17 +81,13 @@ class Jobs:
     def _claim(self, id_: str) -> AbstractContextManager[Claim]:
         folder = self._store.folder(id_)
         folder.mkdir(parents=True, exist_ok=True)
-        return claimed(folder, JOB)
+        return claimed(folder, JOB, beat=True)
 
-    def _carry_out(self, ids: Sequence[str], claims: Sequence[Claim]) -> tuple[int, str]:
+    def _carry_out(self, ids: Sequence[str]) -> tuple[int, str]:
         import torch
 
         from ..train.carry import carry_out
         from ..train.loop import Interrupted
-
-        def progress(_: Progress) -> None:
-            for claim in claims:
-                claim.renew()
 
         torch.set_num_threads(self._threads)
         try:
@@ -103,7 +97,6 @@ class Jobs:
                 ids,
                 self._store,
                 save_seconds=self._save_seconds,
-                progress=progress,
                 stop=self._stop,
             )
         except Interrupted as reason:

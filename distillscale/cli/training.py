@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import DistillscaleError, InputError
+from ..exits import FAILED
 from .options import QUANTITY, WHOLE, cores, json_option
 from .show import line, nats, print_json, table
 
@@ -26,10 +27,8 @@ if TYPE_CHECKING:
     from ..train.rehearsal import Rehearsal
     from ..train.world import World
 
-__all__ = ["FAILED", "distill", "evaluate", "require_torch", "stopping", "train"]
+__all__ = ["distill", "evaluate", "require_torch", "stopping", "train"]
 
-FAILED = 4
-"""Exit code of a run that ended without a usable model."""
 _NARROW = 256
 """Models below this width run on one thread unless told otherwise: two would wait for each other."""
 
@@ -206,8 +205,11 @@ def _filled(job: Job, given: dict[str, Any], world: World, quiet: bool) -> Any:
 
 
 @contextmanager
-def stopping() -> Generator[Callable[[], bool]]:
-    """Ctrl-C or a polite kill ends the run after its step, with a checkpoint; a second one ends it at once."""
+def stopping(*more: int) -> Generator[Callable[[], bool]]:
+    """Ctrl-C or a polite kill ends the run after its step, with a checkpoint; a second one ends it at once.
+
+    `more` are other signals that ask politely.
+    """
     asked: list[int] = []
 
     def ask(number: int, _: object) -> None:
@@ -215,7 +217,7 @@ def stopping() -> Generator[Callable[[], bool]]:
         for name, handler in kept.items():
             signal.signal(name, handler)
 
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, *more)}
     for number in kept:
         signal.signal(number, ask)
     try:
