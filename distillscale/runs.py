@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .runs_file import FIELDS, Source, load
+from .runs_folder import load_folder
+from .tracked import is_derived
 from .units import parse_count
 
 __all__ = ["COLUMNS", "KINDS", "RunTable", "read", "read_source"]
@@ -46,8 +48,13 @@ _TEXT: Final = ("kind", "teacher", "seed", "study", "id")
 COLUMNS: Final = ("kind", *_RANGES, "teacher", "seed", "study", "id")
 _NOT_COUNTS: Final = frozenset({"loss", "teacher_loss", "lr"})
 # What the planner calls the same things; `student_loss` in a table or a hold-out is `loss`.
+_IDS: Final = {"run_id": "id", "ID": "id"}
+"""What trackers call the id of a run in the tables that they export."""
+_STATES: Final = ("state", "status")
+_UNFINISHED: Final = frozenset({"running", "scheduled", "pending", "failed", "crashed", "killed", "preempted"})
 ALIASES: Final = {"student_params": "params", "student_tokens": "tokens", "student_loss": "loss"}
 _TABLE: Final = "a run table"
+_LISTED: Final = 40
 _COMPARISON = re.compile(r"\s*([A-Za-z_][\w ]*?)\s*(<=|>=|==|!=|<|>|=)\s*(.+?)\s*")
 
 
@@ -179,16 +186,15 @@ def read(
     skip_bad_rows: bool = False,
     tokens_from_flops: bool = False,
 ) -> RunTable:
-    """Read CSV, JSON lines or Parquet and check every row.
+    """Read CSV, JSON lines or Parquet, an MLflow folder or a TensorBoard log directory, and check every row.
 
     `columns` maps our names to the file's ({"params": "Model Size"}). `kind` sets the kind of every row; without it
     the `kind` column decides, and without that a row with a teacher's loss is a distillation run. A bad row is an
     `InputError` that names its line, or is dropped and counted with `skip_bad_rows`. With `tokens_from_flops`,
     tokens are C/(6N) where the table has no tokens of its own.
     """
-    return read_source(
-        load(Path(path)), columns, kind, skip_bad_rows=skip_bad_rows, tokens_from_flops=tokens_from_flops
-    )
+    source = load_folder(Path(path)) if Path(path).is_dir() else load(Path(path))
+    return read_source(source, columns, kind, skip_bad_rows=skip_bad_rows, tokens_from_flops=tokens_from_flops)
 
 
 def read_source(
@@ -217,6 +223,7 @@ def _names(source: Source, columns: dict[str, str], tokens_from_flops: bool) -> 
             raise InputError(_missing(source, theirs, f"columns: {ours}={theirs}"))
     names = {name: name for name in COLUMNS if name in source.header}
     names |= {ours: theirs for theirs, ours in ALIASES.items() if theirs in source.header and ours not in names}
+    names |= {ours: theirs for theirs, ours in _IDS.items() if theirs in source.header and ours not in names}
     names |= columns
     needed = ["params", "loss", *(["flops"] if tokens_from_flops and "tokens" not in names else ["tokens"])]
     for name in needed:
@@ -226,15 +233,25 @@ def _names(source: Source, columns: dict[str, str], tokens_from_flops: bool) -> 
 
 
 def _missing(source: Source, name: str, why: str) -> str:
-    near = get_close_matches(name, source.header, 1, 0.5)
-    hint = f"did you mean {near[0]!r}?" if near else ""
+    shown = [column for column in source.header if not is_derived(column)]
+    near = _near(name, source.header if is_derived(name) else shown)
+    hint = f"did you mean {near!r}?" if near else ""
     if why == _TABLE:
-        hint += f"{' ' if hint else ''}name it with --columns {name}={near[0] if near else '…'}"
+        hint += f"{' ' if hint else ''}name it with --columns {name}={near or '…'}"
     if name == "tokens" and "flops" in source.header:
         hint = "the table has flops: let tokens come from them with --tokens-from-flops"
-    return f"{source.name} has no column {name!r}, which {why} needs; it has {', '.join(source.header)}; {hint}".rstrip(
-        "; "
-    )
+    if any(column.endswith("__MIN") for column in source.header):
+        hint = "it is the export of a chart, step by step; export the table of runs instead"
+    more = f" and {len(shown) - _LISTED} more" if len(shown) > _LISTED else ""
+    have = ", ".join(shown[:_LISTED])
+    return f"{source.name} has no column {name!r}, which {why} needs; it has {have}{more}; {hint}".rstrip("; ")
+
+
+def _near(name: str, header: Sequence[str]) -> str | None:
+    """The column that a name may have meant: the same behind a tracker's prefix, or else one of similar letters."""
+    inner = name.removeprefix("min(").removesuffix(")") if is_derived(name) else name
+    same = [column for column in header if column.removesuffix(")").endswith((f".{inner}", f"/{inner}"))]
+    return next(iter(same or get_close_matches(name, header, 1, 0.5)), None)
 
 
 class _BadCell(Exception):
@@ -259,7 +276,7 @@ class _Reader:
                 good.append(self._row(cells))
                 kept.append(index)
             except _BadCell as error:
-                message = f"{self.source.name} line {self.source.lines[index]}, {error}"
+                message = f"{self.source.name} {self.source.places[index]}, {error}"
                 if not skip_bad_rows:
                     raise InputError(f"{message}; correct it or drop bad rows with --skip-bad-rows") from None
                 bad.append(message)
@@ -282,6 +299,9 @@ class _Reader:
     def _row(self, cells: Mapping[str, str | None]) -> dict[str, Any]:
         if (count := cells.get(FIELDS)) is not None:
             raise _BadCell(f"it has {count} fields where the header has {len(self.source.header)}")
+        for theirs, text in ((name, cells.get(name) or "") for name in self.source.header if name.lower() in _STATES):
+            if text.strip().lower() in _UNFINISHED:
+                raise _BadCell(f"column {theirs!r}: {text!r}: the run did not end, nor did its loss")
         row: dict[str, Any] = {}
         for name, theirs in self.names.items():
             text = (cells.get(theirs) or "").strip()

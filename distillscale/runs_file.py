@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, cast
@@ -24,19 +25,17 @@ _PARQUET: Final = frozenset({".parquet", ".pq"})
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file as text: its name, column names, rows {column: cell}, and the line each row came from."""
+    """Runs as text: the file's name, column names, rows {column: cell}, and where each came from ("line 3")."""
 
     name: str
     header: tuple[str, ...]
     rows: list[dict[str, str | None]]
-    lines: list[int]
+    places: list[str]
 
 
 def load(path: Path) -> Source:
     """Read a CSV, JSON-lines or Parquet file; every way a file can be wrong is one line that begins with its name."""
     name = str(path)
-    if path.is_dir():
-        raise InputError(f"{name} is a directory; give the table itself, a CSV, JSONL or Parquet file")
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -45,7 +44,14 @@ def load(path: Path) -> Source:
 
 
 def parse(name: str, data: bytes) -> Source:
-    """`load` from the content of a file called `name`."""
+    """`load` from the content of a file called `name`.
+
+    A column of objects, as trackers export `config` and `summary`, is also there key by key: `config.lr`.
+    """
+    return _with_keys(_parse(name, data))
+
+
+def _parse(name: str, data: bytes) -> Source:
     suffix = Path(name).suffix.lower()
     if not data.strip():
         raise InputError(f"{name} is empty; a run table needs a header and one row a run")
@@ -72,7 +78,7 @@ def _text(name: str, data: bytes) -> str:
 def _csv(name: str, text: str) -> Source:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[dict[str, str | None]] = []
-    lines: list[int] = []
+    places: list[str] = []
     header: tuple[str, ...] = ()
     try:
         for cells in reader:
@@ -85,10 +91,10 @@ def _csv(name: str, text: str) -> Source:
             if len(cells) != len(header):
                 row[FIELDS] = str(len(cells))
             rows.append(row)
-            lines.append(reader.line_num)
+            places.append(f"line {reader.line_num}")
     except csv.Error as error:
         raise InputError(f"{name} line {reader.line_num} is not CSV: {error}; check its quotes") from None
-    return Source(name, header, rows, lines)
+    return Source(name, header, rows, places)
 
 
 def _header(name: str, cells: list[str]) -> tuple[str, ...]:
@@ -104,7 +110,7 @@ def _header(name: str, cells: list[str]) -> tuple[str, ...]:
 
 def _json_lines(name: str, text: str) -> Source:
     rows: list[dict[str, str | None]] = []
-    lines: list[int] = []
+    places: list[str] = []
     header: dict[str, None] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
@@ -117,14 +123,56 @@ def _json_lines(name: str, text: str) -> Source:
             raise InputError(f"{name} line {number} is not a JSON object; write one object a line")
         rows.append({key: _cell(value) for key, value in cast("Mapping[str, Any]", record).items()})
         header |= dict.fromkeys(rows[-1])
-        lines.append(number)
-    return Source(name, tuple(header), rows, lines)
+        places.append(f"line {number}")
+    return Source(name, tuple(header), rows, places)
 
 
 def _cell(value: object) -> str | None:
     if value is None:
         return None
+    if isinstance(value, Mapping):
+        return json.dumps(value, default=str)
     return repr(value) if isinstance(value, float) else str(value)
+
+
+def _with_keys(source: Source) -> Source:
+    """The table with a column for every key of its cells that are objects; a column of that name already stays."""
+    header = dict.fromkeys(source.header)
+    rows = [dict(row) for row in source.rows]
+    for column in source.header:
+        for row in rows:
+            for key, value in _flat(column, _object(row.get(column))).items():
+                if key not in source.header:
+                    header[key] = None
+                    row[key] = value
+    return replace(source, header=tuple(header), rows=rows)
+
+
+def _object(cell: str | None) -> Mapping[str, Any]:
+    """A cell that holds a JSON object, or a dictionary as Python prints it; else nothing."""
+    text = (cell or "").strip()
+    if text[:1] != "{" or text[-1:] != "}":
+        return {}
+    for parse in (json.loads, ast.literal_eval):  # the latter knows literals only
+        try:
+            found: object = parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, Mapping):
+            return cast("Mapping[str, Any]", found)
+    return {}
+
+
+def _flat(name: str, values: Mapping[str, Any]) -> dict[str, str | None]:
+    """`{"model": {"width": 8}}` in column config → `config.model.width`; of {"value": 8, "desc": …} the value."""
+    found: dict[str, str | None] = {}
+    for key, value in values.items():
+        inner = cast("object", value["value"] if isinstance(value, Mapping) and "value" in value else value)
+        if isinstance(inner, Mapping):
+            found |= _flat(f"{name}.{key}", cast("Mapping[str, Any]", inner))
+        else:
+            found[f"{name}.{key}"] = _cell(inner)
+    return found
 
 
 def _parquet(name: str, data: bytes) -> Source:
@@ -139,4 +187,4 @@ def _parquet(name: str, data: bytes) -> Source:
         raise InputError(f"{name} is not readable Parquet: {str(error).splitlines()[0][:80]}") from None
     header = tuple(dict.fromkeys(key for record in records for key in record))
     rows = [{key: _cell(value) for key, value in record.items()} for record in records]
-    return Source(name, header, rows, list(range(1, len(rows) + 1)))
+    return Source(name, header, rows, [f"line {number}" for number in range(1, len(rows) + 1)])

@@ -101,6 +101,9 @@ class SlurmExecutor:
             return
         self._refused = None
         self._flying[token] = _Placed(job, str(placed.job_id))
+        for link in self._folder.glob(".submission_file_*"):  # to the script, which lies with the job's notes
+            if link.is_symlink():
+                link.unlink(missing_ok=True)
 
     def _refuse(self, job: Job, why: str) -> None:
         if not self._flying and self._refused is None:
