@@ -55,6 +55,7 @@ _UNFINISHED: Final = frozenset({"running", "scheduled", "pending", "failed", "cr
 ALIASES: Final = {"student_params": "params", "student_tokens": "tokens", "student_loss": "loss"}
 _TABLE: Final = "a run table"
 _LISTED: Final = 40
+_PREFIX: Final = re.compile(r"(?:params|metrics|tags|scalars|hparams|config|summary)\.(?=.)|(?<=min\()\w+\.(?=.)")
 _COMPARISON = re.compile(r"\s*([A-Za-z_][\w ]*?)\s*(<=|>=|==|!=|<|>|=)\s*(.+?)\s*")
 
 
@@ -248,10 +249,14 @@ def _missing(source: Source, name: str, why: str) -> str:
 
 
 def _near(name: str, header: Sequence[str]) -> str | None:
-    """The column that a name may have meant: the same behind a tracker's prefix, or else one of similar letters."""
-    inner = name.removeprefix("min(").removesuffix(")") if is_derived(name) else name
-    same = [column for column in header if column.removesuffix(")").endswith((f".{inner}", f"/{inner}"))]
-    return next(iter(same or get_close_matches(name, header, 1, 0.5)), None)
+    """The column that a name may have meant: of the same or of similar letters behind what a tracker puts before it."""
+    inner = _PREFIX.sub("", name)
+    behind = {_PREFIX.sub("", column): column for column in reversed(header)}
+    same = [column for tail, column in behind.items() if tail == inner or tail.endswith((f"/{inner}", f".{inner}"))]
+    if same:
+        return same[-1]
+    found = get_close_matches(inner, behind, 1, 0.5)
+    return behind[found[0]] if found else None
 
 
 class _BadCell(Exception):
@@ -288,7 +293,7 @@ class _Reader:
         extra = {
             name: np.array([self.source.rows[i].get(name) or "" for i in kept])
             for name in self.source.header
-            if name not in used
+            if name not in used and not is_derived(name)
         }
         table = RunTable(**columns, extra=extra, source=self.source.name, dropped=len(bad))
         return replace(table, warnings=tuple(self._warnings(table, bad)))

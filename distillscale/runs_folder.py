@@ -47,7 +47,7 @@ def _logged(folder: Path) -> list[Tracked]:
             read_events(path, found.setdefault(path.parent, EventFile()))
     _give_back(found)
     runs: list[Tracked] = []
-    for home, events in found.items():
+    for home, events in sorted(found.items()):
         name = home.relative_to(folder).as_posix() if home != folder else folder.resolve().name
         texts = {f"hparams.{key}": value for key, value in events.hparams.items()}
         runs.append(Tracked(name, texts, {f"scalars.{tag}": points for tag, points in events.scalars.items()}))

@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, str] = {
     "plan": "allocate answer arch breakeven confidence cost errors hardware laws lawset problem reasons units",
     "teachers": "allocate arch confidence cost errors hardware hfconfig lawset problem reasons units",
     "tell": "answer breakeven published teachers units",
+    "datasets": "errors",
     "runs_file": "errors",
     "tracked": "",
     "mlruns": "errors tracked",

@@ -13,6 +13,7 @@ import click
 from .. import __version__
 from ..errors import DistillscaleError, FitError
 from .data_prepare import data
+from .datasets import datasets
 from .evidence import compare, fit, laws
 from .planning import break_even, frontier, plan, predict, teachers
 from .serve import serve
@@ -38,7 +39,8 @@ def cli() -> None:
 
 
 for _command in (
-    predict, plan, break_even, frontier, teachers, laws, fit, compare, data, train, distill, evaluate, study, serve,
+    predict, plan, break_even, frontier, teachers, laws, fit, compare, datasets, data, train, distill, evaluate, study,
+    serve,
 ):  # fmt: skip
     cli.add_command(_command)
 
