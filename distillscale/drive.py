@@ -119,6 +119,6 @@ class _Driver:
     def _got_nowhere(self, job: Job) -> bool:
         """Whether a job that was stopped has been so too often without a step between."""
         for id_ in job.ids:
-            moved = self._store.steps(id_) > self._steps.get(id_, 0)
+            moved = self._store.steps(id_) != self._steps.get(id_, 0)
             self._fruitless[id_] = 0 if moved else self._fruitless[id_] + 1
         return all(self._fruitless[id_] >= _FRUITLESS for id_ in job.ids)

@@ -161,6 +161,50 @@ def test_a_job_that_did_not_get_its_turn_is_no_failure(code: int, tmp_path: Path
     assert not (store.folder(one.id) / "failure.json").exists()
 
 
+def test_what_an_engine_still_holds_is_not_placed_again(tmp_path: Path) -> None:
+    """Jobs of a driver that is gone, one of them by ids that no job of today has."""
+    _, runs = read(tmp_path, ("branching = true", "branching = false"))
+    store = Store(tmp_path / "runs")
+    first = next(run for run in runs if "teacher" in run.roles)
+    group = tuple(run.id for run in runs if run.group)
+    executor = LawExecutor(runs, store, slots=4)
+    executor.held = [(first.id,)]
+    assert counts(drive(runs, store, executor)) == [12, 0, 0, 0, 0]
+    placed = [job.ids for job in executor.placed]
+    assert (first.id,) not in placed
+    assert group in placed
+
+
+def test_a_job_that_never_takes_a_step_is_given_up(tmp_path: Path) -> None:
+    """As under a time limit that ends before the first step; the reason is kept, and the others go on."""
+    _, runs = read(tmp_path)
+    store, one = Store(tmp_path / "runs"), of_role(runs, "supervised")
+    executor = LawExecutor(runs, store, ends={one.id: [STOPPED] * 99})
+    assert counts(drive(runs, store, executor)) == [17, 0, 1, 0, 0]
+    assert [job.ids for job in executor.placed].count((one.id,)) == 10
+    failure = store.failure(one.id)
+    assert failure is not None
+    assert failure.reason.startswith("it was stopped 10 times before it took a step")
+
+
+def test_a_job_that_gets_on_may_be_stopped_as_often_as_one_likes(tmp_path: Path) -> None:
+    _, runs = read(tmp_path)
+    store, one = Store(tmp_path / "runs"), of_role(runs, "supervised")
+    executor = LawExecutor(runs, store, ends={one.id: [STOPPED] * 25})
+    log = store.folder(one.id) / "metrics.jsonl"
+    log.parent.mkdir(parents=True)
+    steps = iter(range(1, 10_000))
+    end = executor._end
+
+    def step_and_end(job: Job) -> Ended:
+        log.write_text(f'{{"step": {next(steps)}}}\n')
+        return end(job)
+
+    executor._end = step_and_end  # type: ignore[method-assign]
+    assert counts(drive(runs, store, executor)) == [18, 0, 0, 0, 0]
+    assert [job.ids for job in executor.placed].count((one.id,)) == 26
+
+
 def test_a_driver_that_is_told_to_stop_leaves_the_rest(tmp_path: Path) -> None:
     _, runs = read(tmp_path)
     store = Store(tmp_path / "runs")

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -147,6 +148,33 @@ def test_a_claim_of_another_machine_is_held_until_it_is_stale(tmp_path: Path) ->
     assert held(tmp_path)
     os.utime(tmp_path / ".claim", (time.time() - 3600,) * 2)
     assert not held(tmp_path)
+
+
+@pytest.mark.parametrize("machine", ["another boot pid:[1]", ""])
+def test_a_machine_of_the_same_name_is_another_machine(machine: str, tmp_path: Path) -> None:
+    """Its process numbers mean nothing here: one that lives here says nothing, nor does one that does not."""
+    for pid in (os.getpid(), 2**22 - 1):
+        note = {"pid": pid, "host": socket.gethostname(), "machine": machine}
+        (tmp_path / ".claim").write_text(json.dumps(note))
+        assert held(tmp_path)
+        with pytest.raises(InputError, match=f"in the hands of process {pid}"), claimed(tmp_path):
+            pass
+        os.utime(tmp_path / ".claim", (time.time() - 3600,) * 2)
+        assert not held(tmp_path)
+
+
+def test_a_beating_claim_is_renewed_while_its_process_is_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distillscale.claim._BEAT_SECONDS", 0.01)
+    for beat in (True, False):
+        with claimed(tmp_path, beat=beat):
+            path = tmp_path / ".claim"
+            os.utime(path, (0.0, 0.0))
+            limit = time.monotonic() + (10 if beat else 0.3)
+            while path.stat().st_mtime == 0.0 and time.monotonic() < limit:
+                time.sleep(0.01)
+            assert (path.stat().st_mtime > 0.0) is beat
+        assert not path.exists()
+    assert [thread.name for thread in threading.enumerate() if "_beat" in thread.name] == []
 
 
 # The run table ------------------------------------------------------------------------------------------------------
