@@ -29,6 +29,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 slow: $(VENV)/.dev
+	$(PIP) -e '.[dev,ray]'
 	$(TESTS) -m slow --timeout 3600
 
 bench: $(VENV)/.dev

@@ -141,7 +141,7 @@ def fit(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Fit a law to a run table (CSV, JSON lines, Parquet), with a certificate and intervals.
+    """Fit a law to a run table (CSV, JSON lines, Parquet, MLflow, TensorBoard), with a certificate and intervals.
 
     Exits 3 where the fit is not usable, and says why; then nothing is written. Without --hold-out the law is fitted
     to every row, and a second fit without the largest fifth (by compute) tells how well it extrapolates.
