@@ -194,7 +194,9 @@ def _reason(
     student: Student, scenario: Scenario, budgets: Array, gain: Array, budget: float | None, tolerance: float
 ) -> str:
     what = f"a {format_count(student.params)} student, teacher cost {scenario.name}"
-    span = f"from {format_flops(budgets[0])} (one token per parameter) to {format_flops(budgets[-1])} FLOPs"
+    fewest = budgets[0] / (TRAINING_PASSES * student.flops)
+    start = "one token per parameter" if fewest <= 1.0001 * student.params else "the fewest tokens within the limits"
+    span = f"from {format_flops(budgets[0])} ({start}) to {format_flops(budgets[-1])} FLOPs"
     peak = int(np.argmax(gain))
     most, at = gain[peak], format_flops(budgets[peak])
     if most <= 0:
@@ -205,6 +207,16 @@ def _reason(
             f"at any budget {span} for {what}"
         )
     best = f"the gain peaks at {most:.3f} nats at {at} FLOPs"
+    behind = np.flatnonzero(gain <= 0)
+    if budget is None and len(behind):
+        turn = format_flops(float(budgets[behind[-1]]))
+        rest = (
+            "" if gain[-1] >= tolerance else f" (at the end by {gain[-1]:.4f} nats, which the law cannot tell from 0)"
+        )
+        return (
+            f"none, because supervised training is ahead up to {turn} FLOPs and distillation from there on{rest}, in the "
+            f"range {span} for {what}; {best}"
+        )
     if budget is None and gain[-1] < tolerance:
         return (
             f"none, because at the largest budget of the range {span} distillation is still ahead, but by only "

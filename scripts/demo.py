@@ -40,8 +40,8 @@ def main() -> None:
     print(f"({time.monotonic() - begun:.0f} s)")
     print("\n3. Their law, with a certificate.")
     run("study fit study.toml --law distillation --bootstrap 200 --out law.json", folder)
-    print("\n4. A plan with that law: 40,000 parameters, 1e12 FLOPs, a teacher that exists.")
-    run("plan --student 40k --budget 1e12 --teacher inference --law law.json --context 128 --vocab 512", folder)
+    print("\n4. A plan with that law: 40,000 parameters, 4e12 FLOPs, a teacher that exists.")
+    run("plan --student 40k --budget 4e12 --teacher inference --law law.json --context 128 --vocab 512", folder)
     print("\n5. All of it on one page that opens offline.")
     run("study report study.toml --out report.html", folder)
     print(

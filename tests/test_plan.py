@@ -186,6 +186,16 @@ def test_break_even_is_a_root_of_the_gain() -> None:
     assert even.folk_rule_flops == 9e20
 
 
+def test_where_distillation_is_ahead_only_of_large_budgets_the_break_even_says_so() -> None:
+    """The solver's smallest teacher, 1e6 parameters, is dear for a student of 40k: its logits alone eat the budget."""
+    found = break_even("miniature", 4e4, Scenario.named("inference"), context=128, vocab=512)
+    assert found.budget_flops is None
+    assert "stays ahead" not in found.reason
+    assert "supervised training is ahead up to" in found.reason
+    assert "one token per parameter" not in found.reason
+    assert plan("miniature", 4e4, 4e12, Scenario.named("inference"), context=128, vocab=512).gain_nats < 0
+
+
 def test_break_even_can_say_none_and_why() -> None:
     even = break_even(BUSBRIDGE, 1e9, SCENARIOS[3])
     assert even.budget_flops is None

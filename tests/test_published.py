@@ -28,6 +28,7 @@ KINDS = {
     "hernandez2021": TransferLaw,
     "hoffmann2022": SupervisedLaw,
     "kaplan2020": SupervisedLaw,
+    "miniature": DistillationLaw,
     "muennighoff2023": DataConstrainedLaw,
 }
 
