@@ -214,8 +214,8 @@ def _reason(
             "" if gain[-1] >= tolerance else f" (at the end by {gain[-1]:.4f} nats, which the law cannot tell from 0)"
         )
         return (
-            f"none, because supervised training is ahead up to {turn} FLOPs and distillation from there on{rest}, in the "
-            f"range {span} for {what}; {best}"
+            f"none, because supervised training is ahead up to {turn} FLOPs and distillation from there on{rest}, in "
+            f"the range {span} for {what}; {best}"
         )
     if budget is None and gain[-1] < tolerance:
         return (
