@@ -60,7 +60,8 @@ MAY_IMPORT: dict[str, str] = {
     "fit": "errors estimate fitted forms laws lawset outcome resample runs search",
     "compare": "errors estimate extrapolation fit forms laws lawset runs",
     "extrapolation": "fit fitted forms runs",
-    "curves": "allocate answer arch breakeven chart confidence cost errors estimate fitted forms laws lawset plan problem published runs units",
+    "curves": "allocate answer arch breakeven chart confidence cost errors estimate fitted forms laws lawset plan "
+    "problem published runs units",
     "figures": "chart errors units",
     "record": "errors",
     "spec": "arch cost errors",
@@ -172,7 +173,10 @@ def test_help_starts_without_numpy() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_the_core_imports_no_heavy_library_at_the_top(path: Path) -> None:
-    """Only `train` imports torch, only `web` a server. Parquet needs pyarrow, inside the function that reads it; nothing else needs any."""
+    """Only `train` imports torch, only `web` a server.
+
+    Parquet needs pyarrow, inside the function that reads it; nothing else needs any.
+    """
     banned = set(HEAVY) - {"train": {"torch"}, "web": {"starlette", "uvicorn"}}.get(room(path), set())
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in tree.body:
