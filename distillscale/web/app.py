@@ -207,7 +207,7 @@ class _Planner:
 
     async def teachers_file(self, request: Request) -> Response:
         """The rows of a teachers.toml, checked."""
-        text = await whole_body(request, MOST_QUESTION_BYTES, "text/plain", "application/toml")
+        text = await whole_body(request, MOST_QUESTION_BYTES, "text/plain")
 
         def rows() -> dict[str, Any]:
             try:

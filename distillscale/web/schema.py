@@ -132,7 +132,7 @@ def openapi() -> Schema:
         "post": _post("Keep a law file in memory; `id` is its name in questions.", _body(_OBJECT), _LAW),
     }
     paths["/api/options"] = {"get": _get("What the page offers to choose from.", _OBJECT)}
-    toml = {"required": True, "content": {"text/plain": {"schema": _TEXT}, "application/toml": {"schema": _TEXT}}}
+    toml = {"required": True, "content": {"text/plain": {"schema": _TEXT}}}
     paths["/api/teachers-file"] = {"post": _post("The rows of a teachers.toml, checked.", toml, _object(owned=_ROWS))}
     paths["/api/fit"] = {"post": _fit()}
     return {
