@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-SUBJECTS = ("startup", "planner", "fitting", "kd_loss", "training_step", "training_runs")
+SUBJECTS = ("startup", "planner", "fitting", "kd_loss", "training_step", "training_runs", "serve")
 
 
 def main() -> None:
