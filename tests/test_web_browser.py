@@ -118,6 +118,17 @@ def shot(page: Page, name: str, full: bool = True) -> None:
         page.screenshot(path=f"{SHOTS}/{name}.png", full_page=full)
 
 
+def copied(page: Page, words: str) -> None:
+    """Until the commands to copy hold these words."""
+    until(page, f"document.getElementById('commands').textContent.includes({words!r})")
+    settled(page)
+
+
+def seen(page: Page) -> str:
+    """The answer without what is said to those who listen, which comes later."""
+    return verdict(page) + page.locator("#rest").inner_text()
+
+
 def verdict(page: Page) -> str:
     return page.locator("#verdict").inner_text()
 
@@ -193,21 +204,22 @@ def test_nonsense_is_named_where_it_was_typed_and_forgiven(opened: Any) -> None:
 def test_a_link_shows_the_same_and_survives_a_reload(opened: Any, folder: Path) -> None:
     page = opened()
     page.set_input_files("#config-file", folder / "config.json")
-    settled(page)
+    copied(page, "--student config.json")
     page.set_input_files("#teachers-file", folder / "teachers.toml")
+    copied(page, "distillscale teachers")
     page.check("input[value=both]")
     page.select_option("#budget-unit", "usd")
     type_into(page, "#budget", "20000")
     page.evaluate("document.getElementById('more').open = true")
     type_into(page, "[name=max_teacher_params]", "70B")
     page.wait_for_timeout(400)
-    link, shown = page.url, page.locator("#answer").inner_text()
+    link, shown = page.url, seen(page)
     assert page.locator("#ranked tbody tr").count() == 3
     page.reload()
     settled(page)
-    assert page.locator("#answer").inner_text() == shown
+    assert seen(page) == shown
     other = opened(link.split("/", 3)[3])
-    assert other.locator("#answer").inner_text() == shown
+    assert seen(other) == shown
 
 
 def test_a_plus_that_an_address_turned_into_a_space_is_mended(opened: Any) -> None:
@@ -226,14 +238,13 @@ def test_hostile_links_do_no_harm(opened: Any) -> None:
 def test_a_law_of_ones_own_and_one_that_a_link_lacks(opened: Any, folder: Path) -> None:
     page = opened()
     page.set_input_files("#law-file", folder / "law.json")
-    settled(page)
-    assert "--law law.json" in page.locator("#commands code").first.inner_text()
+    copied(page, "--law law.json")
     page.wait_for_timeout(400)
     query = page.url.split("/", 3)[3]
     page.reload()
     settled(page)
     assert not page.locator("#problem").is_visible()
-    lost = opened(query.replace("upload%3A", "upload%3A0").replace(query[-4:], "0000"))
+    lost = opened(re.sub("upload%3A[0-9a-f]{32}", f"upload%3A{'0' * 32}", query))
     assert "not here" in lost.locator("#problem").inner_text()
 
 
@@ -268,9 +279,8 @@ def test_downloads_are_the_numbers_shown(opened: Any) -> None:
     page = opened()
     with page.expect_download() as saved:
         page.click("#save-json")
-    plan = json.loads(Path(saved.value.path()).read_text())
-    told = invoke("plan", "--student", "3B", "--budget", "1e21", "--teacher", "inference", "--json").json()
-    assert plan == told
+    told = invoke("plan", "--student", "3B", "--budget", "1e21", "--teacher", "inference", "--json")
+    assert Path(saved.value.path()).read_text() == told.out
     with page.expect_download() as saved:
         page.click("#save-csv")
     rows = list(csv.DictReader(io.StringIO(Path(saved.value.path()).read_text())))
@@ -295,7 +305,7 @@ def test_a_run_table_is_fitted_planned_with_and_cancelled(opened: Any, folder: P
     assert re.search(r"Held out \(.+\): \d+ runs", result)
     shot(page, "fit")
     page.click("text=Plan with this law")
-    until(page, "document.querySelector('#commands code').textContent.includes('--law')")
+    copied(page, "--law law.json")
     (folder / "bad.csv").write_text("params,tokens,loss\n1e9,1e10,minus two\n", encoding="utf-8")
     page.set_input_files("#runs-file", folder / "bad.csv")
     page.click("#fit-run")
@@ -368,6 +378,8 @@ def test_everything_works_by_keyboard(opened: Any) -> None:
 
 def test_figures_zoom_and_come_back(opened: Any) -> None:
     page = opened()
+    page.locator("#figure-budget .chart-plot").scroll_into_view_if_needed()
+    page.wait_for_timeout(300)
     box = page.locator("#figure-budget .chart-plot").bounding_box()
     page.mouse.move(box["x"] + 150, box["y"] + 100)
     page.mouse.down()

@@ -20,6 +20,8 @@
   let config = null; // {name, content}
   const laws = new Map(); // id → content of an uploaded law, to be sent again where the server has forgotten it
   let shown = null; // the latest answer
+  let shownFor = null; // and its question
+  let fileTrouble = false; // what is wrong is a file; the answer below is still that to the question
   let figures = null;
 
   // ---- small things
@@ -64,7 +66,7 @@
     }
   }
 
-  async function call(path, body, { type = "application/json", signal } = {}) {
+  async function call(path, body, { type = "application/json", signal, raw = false } = {}) {
     let response;
     try {
       response = await fetch(path, body === undefined ? {} : { method: "POST", headers: { "content-type": type }, body, signal });
@@ -80,7 +82,7 @@
       data = { error: `the server answered ${response.status} with something that is not JSON` };
     }
     if (!response.ok) throw new Refusal(response.status, data);
-    return data;
+    return raw ? text : data;
   }
 
   // ---- the question
@@ -282,7 +284,7 @@
       problem(null);
       changed();
     } catch (error) {
-      problem(error, `${file.name}: `);
+      problem(error, `${file.name}: `, true);
     }
     return null;
   }
@@ -429,8 +431,9 @@
           await resend(body.law);
           answer = await call("/api/answer", JSON.stringify(body));
         }
-        if (wanted === null || performance.now() - since < 1000) show(answer);
-        problem(null);
+        shownFor = body;
+        show(answer);
+        if (!fileTrouble) problem(null);
         $("answer").dataset.milliseconds = (performance.now() - since).toFixed(1);
         $("answer").dataset.answers = Number($("answer").dataset.answers || 0) + 1;
       } catch (error) {
@@ -443,14 +446,15 @@
   }
 
   /** Say what is wrong and where; the answer before it stays, but faded and labelled. */
-  function problem(error, before = "") {
+  function problem(error, before = "", file = false) {
+    fileTrouble = Boolean(error) && file;
     for (const input of form.querySelectorAll("[aria-invalid]")) {
       input.removeAttribute("aria-invalid");
       input.removeAttribute("aria-errormessage");
     }
     const box = $("problem");
     box.hidden = !error;
-    for (const part of [$("rest"), $("verdict"), $("owned-verdict")]) part.classList.toggle("stale", Boolean(error));
+    for (const part of [$("rest"), $("verdict"), $("owned-verdict")]) part.classList.toggle("stale", Boolean(error) && !file);
     if (!error) {
       box.replaceChildren();
       return;
@@ -462,16 +466,17 @@
       input.setAttribute("aria-invalid", "true");
       input.setAttribute("aria-errormessage", "problem");
     }
-    const more = shown ? [make("p", "Below is the last answer that could be given, to another question.", { class: "hint" })] : [];
-    box.replaceChildren(make("strong", capital(before + error.message)), ...more);
+    const more = shown && !file ? [make("p", "Below is the last answer that could be given, to another question.", { class: "hint" })] : [];
+    box.replaceChildren(make("strong", before ? before + error.message : capital(error.message)), ...more);
     $("rest").hidden = !shown;
     if (!shown) $("verdict").replaceChildren(make("p", "No answer", { class: "headline" }));
-    $("bar").textContent = capital(before + error.message);
+    if (!file) $("bar").textContent = before ? before + error.message : capital(error.message);
     $("spoken").textContent = "";
   }
 
   form.addEventListener("input", (event) => {
     if (event.target.closest("#fit-box") || event.target.type === "file") return;
+    if (fileTrouble) problem(null);
     if (event.target.id === "student" && $("family").value) $("family").value = "";
     changed();
   });
@@ -499,19 +504,20 @@
     const { plan, told, teachers } = answer;
     clearTimeout(late);
     $("verdict").classList.remove("stale");
-    verdict($("verdict"), plan.verdict, told.headline, [`${capital(told.gain)}.`]);
+    // Who owns teachers is answered for the best of them; the plan with the best conceivable one comes second.
+    const first = teachers || { verdict: plan.verdict, headline: told.headline, gain: told.gain };
+    const whose = teachers ? `With ${teachers.ranked[0].name}, the best of your teachers, at equal FLOPs: ` : "";
+    verdict($("verdict"), first.verdict, first.headline, [capital(`${whose}${first.gain}.`)]);
     if (plan.warnings.length) {
       const read = make("a", `Read the ${plan.warnings.length === 1 ? "warning" : `${plan.warnings.length} warnings`}`, { href: "#warnings" });
       const line = make("p", null, { class: "why" });
       line.append(read);
       $("verdict").append(line);
     }
-    $("bar").textContent = `${told.headline}. ${capital(told.gain.split(" (")[0])}.`;
+    $("bar").textContent = `${first.headline.split(":")[0]}. ${capital(first.gain.split(" (")[0])}.`;
     $("owned-verdict").hidden = !teachers;
     if (teachers) {
-      verdict($("owned-verdict"), teachers.verdict, `With ${teachers.ranked[0].name}, the best of your teachers: ${teachers.headline.toLowerCase()}`, [
-        `${capital(teachers.gain)}, at equal FLOPs. Above: with the best teacher that the budget allows.`,
-      ]);
+      verdict($("owned-verdict"), plan.verdict, `With the best teacher there could be: ${told.headline.toLowerCase()}`, [`${capital(told.gain)}. The plan below is that one.`]);
     }
     $("rest").hidden = false;
     showSplit(plan.distillation.shares);
@@ -530,7 +536,7 @@
     if (!figures) figures = ["figure-teacher", "figure-budget"].map((id, i) => DistillCharts.draw($(id), answer.charts[i]));
     else figures.forEach((figure, i) => figure.update(answer.charts[i]));
     clearTimeout(spokenTimer);
-    spokenTimer = setTimeout(() => ($("spoken").textContent = `${told.headline}. ${told.gain}.`), 700);
+    spokenTimer = setTimeout(() => ($("spoken").textContent = `${first.headline}. ${whose}${first.gain}.`), 700);
   }
 
   const PURPOSES = [["student", "training the student", "--c1"], ["logits", "the teacher's outputs", "--c2"], ["teacher", "training the teacher", "--c3"]];
@@ -597,7 +603,16 @@
   }
 
   $("copy-link").addEventListener("click", () => copy(new URL(address(), location.href).href, "Link"));
-  $("save-json").addEventListener("click", () => shown && save("plan.json", "application/json", `${JSON.stringify(shown.plan, null, 2)}\n`));
+  $("save-json").addEventListener("click", async () => {
+    if (!shownFor) return;
+    // The server's own text: numbers written here would be those of another printer.
+    const { owned, ...asked } = shownFor;
+    try {
+      save("plan.json", "application/json", await call("/api/plan", JSON.stringify(asked), { raw: true }));
+    } catch (error) {
+      problem(error);
+    }
+  });
   $("save-csv").addEventListener("click", () => {
     if (!shown) return;
     const cell = (value) => (value === null || value === undefined ? "" : /[",\n]/.test(String(value)) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
@@ -664,7 +679,11 @@
     if (fit.reason) parts.push(make("p", capital(fit.reason)));
     const held = fit.held_out;
     const proof = fit.certificate;
-    const digits = (x, n = 4) => (x === null || x === undefined ? "none" : String(Number(x.toPrecision(n))));
+    const digits = (x, n = 4) => {
+      if (x === null || x === undefined) return "none";
+      const size = Math.abs(x);
+      return x !== 0 && (size >= 1e6 || size < 1e-3) ? x.toExponential(n - 1).replace("e+", "e") : String(Number(x.toPrecision(n)));
+    };
     parts.push(make("p", held
       ? `Held out (${held.rule}): ${held.rows} runs, rmse ${digits(held.rmse, 3)} nats, worst ${(100 * held.max_relative_error).toFixed(2)} %.`
       : "Held out: none could be scored; see the warnings."));
