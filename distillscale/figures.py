@@ -18,7 +18,20 @@ from .chart import Axis, Chart, Figure, Series
 from .errors import InputError
 from .units import format_count
 
-__all__ = ["FORMATS", "THEMES", "Theme", "available", "images", "pages", "render", "tick_text"]
+__all__ = [
+    "FORMATS",
+    "THEMES",
+    "Sheet",
+    "Theme",
+    "available",
+    "blank_page",
+    "images",
+    "page_of",
+    "pages",
+    "render",
+    "size_of",
+    "tick_text",
+]
 
 FORMATS: Final = ("svg", "png", "pdf")
 COLUMN, PAGE = 3.5, 7.2
@@ -154,43 +167,87 @@ def _look(theme: Theme) -> AbstractContextManager[None]:
     )
 
 
-def drawn(figure: Figure, theme: str = "light") -> Any:
-    """A matplotlib figure, for a page of several."""
-    with _look(THEMES[theme]):
-        return _drawn(figure, THEMES[theme])
-
-
 def _drawn(figure: Figure, theme: Theme) -> Any:
-    module = _matplotlib("matplotlib.figure")
-    count = len(figure.charts)
-    columns = min(figure.columns, count)
-    rows = math.ceil(count / columns)
+    width, height = size_of(figure)
+    canvas = _matplotlib("matplotlib.figure").Figure(figsize=(width, height), layout="constrained")
+    canvas.get_layout_engine().set(w_pad=0.05, h_pad=0.05, wspace=0.03, hspace=0.05)
+    _fill(canvas, figure, theme, width)
+    canvas.draw_without_rendering()  # lays it out; every format then takes the same places
+    canvas.set_layout_engine("none")
+    return canvas
+
+
+def size_of(figure: Figure) -> tuple[float, float]:
+    """Width and height in inches."""
+    rows, columns = _shape(figure)
     width = COLUMN if columns == 1 else PAGE
     each = width / columns * _ASPECT[min(columns, 3)]
-    names = _legend_names(figure)
-    canvas = module.Figure(
-        figsize=(width, each * rows + 0.45 + 0.17 * _legend_rows(names, width)), layout="constrained"
-    )
-    canvas.get_layout_engine().set(w_pad=0.05, h_pad=0.05, wspace=0.03, hspace=0.05)
+    return width, each * rows + 0.45 + 0.17 * _legend_rows(_legend_names(figure), width)
+
+
+def _shape(figure: Figure) -> tuple[int, int]:
+    columns = min(figure.columns, len(figure.charts))
+    return math.ceil(len(figure.charts) / columns), columns
+
+
+def page_of(figure: Figure, text: str, paper: tuple[float, float]) -> Any:
+    """A page of `paper` inches with the figure on top and the text below it."""
+    theme = THEMES["light"]
+    with _look(theme):
+        canvas = _matplotlib("matplotlib.figure").Figure(figsize=paper, layout="constrained")
+        margin = 0.06
+        width, height = size_of(figure)
+        wide = paper[0] * (1 - 2 * margin)
+        height = min(height * wide / width if width > COLUMN else height * 1.35, paper[1] * 0.8)
+        above, below = canvas.subfigures(2, 1, height_ratios=[height, paper[1] - height])
+        canvas.get_layout_engine().set(rect=(margin, margin / 2, 1 - 2 * margin, 1 - margin), hspace=0.05)
+        _fill(above, figure, theme, wide)
+        below.text(0.01, 0.97, _wrapped(text, paper[0] * 1.25), va="top", fontsize=8, color=theme.faint)
+        canvas.draw_without_rendering()
+        canvas.set_layout_engine("none")
+    return canvas
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A page of text under way."""
+
+    canvas: Any
+    paper: tuple[float, float]
+
+    def write(self, place: tuple[float, float], text: str, size: float, bold: bool, mono: bool, faint: bool) -> None:
+        """One line of text with its foot at `place` inches from the lower left corner."""
+        theme = THEMES["light"]
+        self.canvas.text(
+            place[0] / self.paper[0], place[1] / self.paper[1], text, fontsize=size,
+            fontweight="bold" if bold else "normal", fontfamily="DejaVu Sans Mono" if mono else "DejaVu Sans",
+            color=theme.faint if faint else theme.ink, parse_math=False,
+        )  # fmt: skip
+
+
+def blank_page(paper: tuple[float, float]) -> Sheet:
+    """An empty page of `paper` inches."""
+    return Sheet(_matplotlib("matplotlib.figure").Figure(figsize=paper), paper)
+
+
+def _fill(canvas: Any, figure: Figure, theme: Theme, width: float) -> None:
+    """Titles, charts and the legend, on a figure or a part of one."""
+    count, (rows, columns) = len(figure.charts), _shape(figure)
+    colours = {name: theme.series[i % len(theme.series)] for i, name in enumerate(_legend_names(figure))}
     canvas.suptitle(_wrapped(figure.title, width), x=0.01, ha="left", fontweight="bold")
     shared = len({(chart.x, chart.y) for chart in figure.charts}) == 1 and count > 1
     places = canvas.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared).ravel()
-    colours = {name: theme.series[i % len(theme.series)] for i, name in enumerate(names)}
     for place, chart in zip(places, figure.charts, strict=False):
         _draw_chart(place, chart, colours, theme)
     for place in places[count:]:
         place.set_visible(False)
     if shared:
         for number, place in enumerate(places[:count]):
-            place.tick_params(labelbottom=number + columns >= count)
             place.label_outer(remove_inner_ticks=False)
             if number + columns >= count:
                 place.tick_params(labelbottom=True)
                 place.set_xlabel(figure.charts[number].x.title)
     _legend(canvas, figure, colours, theme, width)
-    canvas.draw_without_rendering()  # lays it out; every format then takes the same places
-    canvas.set_layout_engine("none")
-    return canvas
 
 
 def _wrapped(text: str, width: float) -> str:
