@@ -13,10 +13,11 @@ from typing import Any, Final
 from .errors import InputError
 from .files import write_atomically
 from .record import RunRecord
+from .spec import default
 from .store import Store
-from .study import Planned
+from .study import Planned, Study
 
-__all__ = ["COLUMNS", "rows_of", "schedule_pairs", "write_table"]
+__all__ = ["COLUMNS", "cluster_of", "rows_of", "rows_to_fit", "schedule_pairs", "write_table"]
 
 # The run table's own columns first (runs.py), then what else a reader may ask of a run.
 _RECORD: Final = (
@@ -48,6 +49,18 @@ def rows_of(runs: Sequence[Planned], store: Store) -> list[dict[str, Any]]:
         row |= {"roles": " ".join(run.roles), "curve": _curve(run, record)}
         rows.append({name: row[name] for name in COLUMNS})
     return rows
+
+
+def rows_to_fit(study: Study, runs: Sequence[Planned], store: Store) -> list[dict[str, Any]]:
+    """The rows that a law of the study is fitted to: those of the schedule of [run], without those for comparison."""
+    schedule = study.run.get("schedule", default("schedule"))
+    return [row for row in rows_of(runs, store) if row["schedule"] == schedule]
+
+
+def cluster_of(rows: Sequence[dict[str, Any]], form: str) -> str | None:
+    """What is resampled together: the decays of one trunk, where runs are decays and no teacher binds them."""
+    branched = any(row["curve"] != row["id"] for row in rows)
+    return "curve" if branched and form != "distillation" else None
 
 
 def _curve(run: Planned, record: RunRecord) -> str:

@@ -59,14 +59,14 @@ THEMES: Final[Mapping[str, Theme]] = {
         ink="#15191e",
         faint="#515963",
         grid="#d3d8de",
-        series=("#0072b2", "#c2500a", "#00805d", "#a8487f", "#8a6400", "#4a4f57"),
+        series=("#0072b2", "#c2500a", "#00805d", "#a8487f", "#8a6400", "#4a4f57", "#6f4bb0", "#a3283a"),
     ),
     "dark": Theme(
         paper="#111418",
         ink="#e9ecef",
         faint="#a9b2bd",
         grid="#343c46",
-        series=("#56b4e9", "#f0883e", "#2bbd8e", "#e08dbb", "#e5c93a", "#b4bbc4"),
+        series=("#56b4e9", "#f0883e", "#2bbd8e", "#e08dbb", "#e5c93a", "#b4bbc4", "#b59cf0", "#ff8f9c"),
     ),
 }
 """As in static/base.css (a test compares them)."""

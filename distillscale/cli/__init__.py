@@ -19,6 +19,7 @@ from .planning import break_even, frontier, plan, predict, teachers
 from .serve import serve
 from .show import printable
 from .study import study
+from .telling import report, reproduce
 from .training import distill, evaluate, train
 
 __all__ = ["main"]
@@ -40,7 +41,7 @@ def cli() -> None:
 
 for _command in (
     predict, plan, break_even, frontier, teachers, laws, fit, compare, datasets, data, train, distill, evaluate, study,
-    serve,
+    serve, report, reproduce,
 ):  # fmt: skip
     cli.add_command(_command)
 

@@ -28,6 +28,7 @@ __all__ = [
     "QUANTITY",
     "WHOLE",
     "cores",
+    "forward_options",
     "hardware_options",
     "json_option",
     "law_option",
@@ -148,13 +149,16 @@ student_option = click.option(
     metavar="COUNT|ROW|CONFIG",
     help="Non-embedding parameters (1.5B), a row of the paper's family (paper:546M) or a config.json.",
 )
-shape_options = _stack(
+forward_options = _stack(
     click.option(
         "--context", type=ruled("context"), default=None, metavar="TOKENS", help="Context in F(N).  [default: 4096]"
     ),
     click.option(
         "--vocab", type=ruled("vocab"), default=None, metavar="COUNT", help="Vocabulary in F(N).  [default: 32768]"
     ),
+)
+shape_options = _stack(
+    forward_options,
     click.option("--total-params", is_flag=True, help="Counts given here include the (tied) embeddings."),
 )
 scenario_options = _stack(

@@ -15,8 +15,9 @@ from ..exits import FAILED
 from .engines import engine, engine_options
 from .evidence import BOOTSTRAP_OPTION, HOLD_OUT_OPTION, LAW_FORM_OPTION, LAW_OUT_OPTION
 from .evidence import fit as fit_command
-from .options import NUMBER, WHOLE, cores, json_option, output_path, seed_option
+from .options import LAW, NUMBER, WHOLE, cores, json_option, output_path, seed_option
 from .show import line, print_json
+from .telling import FORMAT_OPTION, finish_report
 from .training import require_torch, stopping
 
 if TYPE_CHECKING:
@@ -263,22 +264,42 @@ def fit(
     The table is kept as runs.csv in the study's folder. Decays off one trunk share most of their training and are
     resampled together. Runs with another schedule than that of [run], which are there for comparison, are left out.
     """
-    from ..export import rows_of, write_table
-    from ..spec import default
+    from ..export import cluster_of, rows_to_fit, write_table
 
     opened = _open(study, root)
-    schedule = opened.study.run.get("schedule", default("schedule"))
-    rows = [row for row in rows_of(opened.runs, opened.store) if row["schedule"] == schedule]
+    rows = rows_to_fit(*opened)
     if not rows:
         raise InputError(f"study {str(study)!r} has no finished run to fit; `distillscale study run` makes them")
     path = opened.store.root / "runs.csv"
     write_table(path, rows)
-    if cluster is None and form != "distillation" and any(row["curve"] != row["id"] for row in rows):
-        cluster = "curve"
+    cluster = cluster or cluster_of(rows, form)
     ctx.invoke(
         fit_command, file=path, form=form, bootstrap=bootstrap, cluster=cluster, hold_out=hold_out, out=out, seed=seed,
         as_json=as_json, name=opened.study.name,
     )  # fmt: skip
+
+
+@study.command(
+    epilog="\b\nExample:\n  distillscale study report study.toml --out report.html",
+    short_help="The study as one page that opens offline.",
+)
+@_on_study
+@click.option("--out", required=True, metavar="FILE", help="Where the report goes.")
+@FORMAT_OPTION
+@click.option("--supervised", type=LAW, metavar="NAME_OR_FILE", help="Supervised part of Eq 8; else from the runs.")
+@json_option
+def report(
+    study: Path, root: Path | None, out: str, format_: str | None, supervised: str | None, as_json: bool
+) -> None:
+    """Report on STUDY as it stands: prediction and result, laws, figures, noise, gains, failures, every run.
+
+    The same as `distillscale report STUDY`; a study that is half done, or has failed runs, is told as far as it goes.
+    """
+    from ..report import study_page
+
+    path = output_path(out, study)
+    assert path is not None
+    finish_report(study_page(study, root, supervised), path, format_, as_json)
 
 
 @study.command(hidden=True, epilog="\b\nExample:\n  distillscale study job study.toml 36f81c95e2b5")

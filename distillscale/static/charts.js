@@ -10,7 +10,7 @@
 "use strict";
 
 globalThis.DistillCharts = (() => {
-  const COLOURS = 6;
+  const COLOURS = 8;
   const DASH = [7, 4];
   const SUFFIXES = [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]];
   const FONT = '12px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", sans-serif';
