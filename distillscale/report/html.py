@@ -22,6 +22,10 @@ __all__ = ["as_html"]
 _STATIC: Final = Path(__file__).parents[1] / "static"
 _STYLES: Final = ("uplot.css", "base.css", "report.css")
 _SCRIPTS: Final = ("uplot.js", "charts.js")
+_WORDS: Final = 24
+"""Letters from which a column is text, set to the left and wrapped."""
+_FOLDED: Final = 40
+"""Rows from which a table is folded away."""
 _START: Final = "DistillCharts.drawAll();"
 
 
@@ -118,18 +122,22 @@ def _block(home: Element, block: Block, place: str) -> None:
 def _table(home: Element, table: Table) -> None:
     if table.title:
         _say(home, "h3", table.title)
-    box = SubElement(
-        home, "div", {"class": "scroll", "tabindex": "0", "role": "region", "aria-label": table.title or "Table"}
-    )
+    if len(table.cells) > _FOLDED:
+        home = SubElement(home, "details")
+        _say(home, "summary", f"{len(table.cells)} rows")
+    label = {"role": "region", "aria-label": table.title or "Table"}
+    box = SubElement(home, "div", {"class": "scroll", "tabindex": "0", **label})
     grid = SubElement(box, "table")
+    wordy = [any(len(row[i]) > _WORDS for row in table.shown()) for i in range(len(table.columns))]
     row = SubElement(SubElement(grid, "thead"), "tr")
-    for name in table.columns:
-        _say(row, "th", name, scope="col")
+    for name, words in zip(table.columns, wordy, strict=True):
+        _say(row, "th", name, scope="col", **({"class_": "words"} if words else {}))
     body = SubElement(grid, "tbody")
     for cells in table.shown():
         row = SubElement(body, "tr")
-        for number, cell in enumerate(cells):
-            _say(row, "td" if number else "th", cell, **({} if number else {"scope": "row"}))
+        for number, (cell, words) in enumerate(zip(cells, wordy, strict=True)):
+            style = {"class_": "words"} if words else {}
+            _say(row, "td" if number else "th", cell, **style, **({} if number else {"scope": "row"}))
     for note in (table.caption, table.source):
         if note:
             _say(home, "p", note, class_="chart-note")

@@ -16,6 +16,7 @@ from ..curves import CATALOGUE, Scope
 from ..laws import DistillationLaw
 from ..lawset import LawSet, coefficients_of
 from ..plain import as_json_text
+from ..units import format_count
 from .page import Code, Facts, Points, Report, Section, Text, section
 
 __all__ = ["MADE_BY", "about_law", "evidence_blocks", "fingerprint", "law_report"]
@@ -78,19 +79,26 @@ def coefficient_table(evidence: LawSet) -> Table:
             spread = column is not None and column.ndim == 1 and np.ptp(column) > 0
             low, high = interval_of(column) if column is not None and spread else (None, None)
             cells.append((f"{prefix}.{name}" if prefix else name, value, low, high))
+    known = any(low is not None for *_, low, _ in cells)
     return Table(
         name="coefficients",
         title="Coefficients",
-        columns=("coefficient", "value", "5 %", "95 %"),
-        cells=tuple(cells),
+        columns=("coefficient", "value", *(("5 %", "95 %") if known else ())),
+        cells=tuple(row if known else row[:2] for row in cells),
         caption="Predictions are better known than coefficients, which trade against each other.",
     )
 
 
 def range_table(evidence: LawSet) -> Table:
     """The ranges that the law was fitted in."""
-    cells = [(name.replace("_", " "), *ends) for name, ends in evidence.regime.items()]
+    cells = [
+        (name.replace("_", " "), *(_quantity(name, end) for end in ends)) for name, ends in evidence.regime.items()
+    ]
     return Table(name="range", title="Fitted range", columns=("quantity", "from", "to"), cells=tuple(cells))
+
+
+def _quantity(name: str, value: float) -> str:
+    return f"{value:.4g}" if name.endswith("loss") or name == "tokens_per_param" else format_count(value)
 
 
 def evidence_blocks(found: Mapping[str, Any]) -> list[Facts | Points]:
