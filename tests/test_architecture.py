@@ -79,7 +79,10 @@ MAY_IMPORT: dict[str, str] = {
     "ray_executor": "errors executor exits jobs worker",
     "slurm_executor": "errors executor exits jobs",
     "drive": "executor exits jobs store study",
-    "export": "errors files record store study",
+    "report": "allocate answer arch chart confidence cost curves errors estimate export extrapolation figures files "
+    "fit hardware laws lawset plain plan problem published runs spec store study studyfile tell units",
+    "reproduce": "chart confidence curves errors figures files report",
+    "export": "errors files record spec store study",
     "web": "allocate answer arch asking breakeven chart cost curves errors extrapolation fit hardware hfconfig laws "
     "lawset plain plan predict problem published runs runs_file teachers tell",
     "train": "arch claim cost errors hfconfig record schedule spec specfile store study units",

@@ -12,7 +12,7 @@ import click
 from ..asking import shape_from
 from ..errors import InputError
 from .options import LAW, cores, forward_options, json_option, law_option, output_path
-from .show import bullets, line, print_json, table
+from .show import bullets, line, print_json
 
 if TYPE_CHECKING:
     from ..report import Report
@@ -177,5 +177,5 @@ def _list(as_json: bool) -> None:
 
     if as_json:
         return print_json([{"name": e.name, "shows": e.shows, "needs_teacher": e.needs_teacher} for e in CATALOGUE])
-    table(("name", "shows"), [(e.name, e.shows) for e in CATALOGUE])
+    bullets("Figures and tables of the paper", [f"{e.name}: {e.shows}" for e in CATALOGUE])
     return line("Write them with --out DIR; a name may be shortened to figure-6 or table-3.")

@@ -125,7 +125,7 @@ def _table(home: Element, table: Table) -> None:
     if len(table.cells) > _FOLDED:
         home = SubElement(home, "details")
         _say(home, "summary", f"{len(table.cells)} rows")
-    label = {"role": "region", "aria-label": table.title or "Table"}
+    label = {"role": "region", "aria-label": _clean(table.title) or "Table"}
     box = SubElement(home, "div", {"class": "scroll", "tabindex": "0", **label})
     grid = SubElement(box, "table")
     wordy = [any(len(row[i]) > _WORDS for row in table.shown()) for i in range(len(table.columns))]

@@ -32,7 +32,7 @@ def asked_again(data: Mapping[str, Any], evidence: LawSet, where: str) -> Plan:
     """The plan of `plan --json`, computed again with the law that it was made with."""
     try:
         asked: Mapping[str, Any] = data["asked"]
-        given = asked["student"]
+        given, theirs = asked["student"], dict(asked["law"])
         limits: dict[str, Any] = dict(asked["limits"])
         unique = limits.pop("unique_tokens")
         scenario, hardware = Scenario(**asked["scenario"]), Compute(**data["hardware"])
@@ -49,7 +49,7 @@ def asked_again(data: Mapping[str, Any], evidence: LawSet, where: str) -> Plan:
         evidence, student, budget, scenario, target_loss=target, limits=bounds, context=context, vocab=vocab,
         hardware=hardware, seed=seed,
     )  # fmt: skip
-    _same_law(asked["law"], answer, where)
+    _same_law(theirs, answer, where)
     return answer
 
 
