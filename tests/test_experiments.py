@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distillscale import DistillationLaw, RunTable, SupervisedLaw, fit, read
+from distillscale.estimate import predict
 from distillscale.study import planned
 from distillscale.studyfile import read_study
 
@@ -131,3 +133,42 @@ def test_the_mapping_problem_is_the_one_described() -> None:
     assert (labels[moved] != marked[moved]).all()
     assert same.gather(1, labels[:, None])[moved].all()
     assert [int((value == v).sum()) for v in (0, 1, 2)] == pytest.approx([4000 / 3] * 3, rel=0.1)
+
+
+README = (EXPERIMENTS.parent / "README.md").read_text(encoding="utf-8")
+
+
+def misses(law: SupervisedLaw | DistillationLaw, runs: RunTable) -> float:
+    """Root mean square of log(law/measured) in percent."""
+    return 100 * float(np.sqrt(np.mean(np.log(predict(law, runs) / runs.loss) ** 2)))
+
+
+def test_the_readme_s_numbers_are_those_of_the_committed_tables(tmp_path: Path) -> None:
+    """Fitted again, not copied: both laws, the gate, and every forecast against its outcome."""
+    supervised = table("supervised-law")
+    students = [row for row in table("distillation-law") if row["kind"] == "distillation"]
+    path = tmp_path / "runs.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        out = csv.DictWriter(file, list(supervised[0]))
+        out.writeheader()
+        out.writerows({row["id"]: row for row in (*supervised, *table("distillation-law"))}.values())
+    both = read(path)
+    rows = both.select(np.isin(both.id, [row["id"] for row in supervised]))
+    first, found = fit(rows, "supervised"), fit(both, "distillation")
+    assert isinstance(first.law, SupervisedLaw)
+    assert isinstance(found.law, DistillationLaw)
+    assert f"| {misses(first.law, rows):.2f} % |" in README
+    assert f"| {first.coefficients['gamma']:.2f} (" in README
+    assert len(students) == 104
+    assert f"| {misses(found.law, both.of_kind('distillation')):.2f} % |" in README
+    assert f"| {found.coefficients['d_eff']:.3f} (" in README
+
+
+def test_every_forecast_came_true_within_a_percent() -> None:
+    came = {row["id"]: float(row["loss"]) for row in table("extrapolation")}
+    with (EXPERIMENTS / "extrapolation" / "forecast.csv").open(encoding="utf-8", newline="") as file:
+        forecasts = list(csv.DictReader(file))
+    assert {row["id"] for row in forecasts} == set(came)
+    for row in forecasts:
+        assert float(row["low"]) < came[row["id"]] < float(row["high"])
+        assert abs(float(row["predicted"]) / came[row["id"]] - 1) < 0.01
