@@ -384,6 +384,13 @@ def test_an_own_law_is_drawn_over_its_own_range(own: LawSet) -> None:
         assert float(own.supervised.loss(teacher.params, teacher.tokens)) == pytest.approx(teacher.loss, abs=1e-9)
 
 
+def test_a_published_law_of_small_models_is_drawn_over_its_own_range() -> None:
+    scope = Scope.of("miniature")
+    assert not scope.is_papers
+    assert scope.grid.students[-1] < 2e6
+    assert Scope.of("busbridge2025-printed").is_papers
+
+
 def test_a_law_that_states_half_a_range_is_refused() -> None:
     law = LawSet(name="half", form="distillation", law=published.load("busbridge2025"), regime={"teacher_loss": (2, 3)})
     with pytest.raises(InputError, match=r"regime\.student_params is missing"):

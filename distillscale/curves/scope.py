@@ -191,10 +191,11 @@ class Scope:
 
     @classmethod
     def of(cls, law: LawSet | str, *, context: float = CONTEXT, vocab: float = VOCAB) -> Scope:
-        """The paper's grid for its own laws and for a law without a range, else one that follows the law's range."""
+        """The paper's grid for published laws of its students, or for one without a range; else the law's own range."""
         evidence = as_evidence(law)
-        published = bool(evidence.paper) and evidence.form == "distillation"
-        papers = published or not evidence.regime
+        low, high = evidence.regime.get("student_params", (0.0, np.inf))
+        reached = all(low <= N <= high for N in paper_grid().students)
+        papers = not evidence.regime or (bool(evidence.paper) and evidence.form == "distillation" and reached)
         grid = paper_grid() if papers else own_grid(evidence, context, vocab)
         return cls(evidence=evidence, grid=grid, context=context, vocab=vocab, is_papers=papers)
 
