@@ -28,8 +28,8 @@ FORMAT_OPTION = click.option(
 
 
 @click.command(
-    epilog="\b\nExample:\n  distillscale plan --student 3B --budget 1e21 --teacher inference --json > plan.json\n"
-    "  distillscale report plan.json --out report.html",
+    epilog="\b\nExample:\n  distillscale plan --student 3B --budget 1e21 --teacher free --json > p.json\n"
+    "  distillscale report p.json --out report.html",
     short_help="A plan, law or study as one page that opens offline.",
 )
 @click.argument("source", metavar="STUDY|LAW|PLAN")
