@@ -191,7 +191,7 @@ MISTAKES: list[tuple[Any, str]] = [
     (having("supervised", gama=1), "unknown coefficient 'gama'; did you mean 'gamma'"),
     (having("supervised", E=-1), "SupervisedLaw.E must be finite and zero or positive"),
     # evidence
-    (having("regime", student_params=[1e10, 1e8]), "regime.student_params must be [low, high], positive and finite; got"),
+    (having("regime", student_params=[1e10, 1e8]), "student_params must be [low, high], positive and finite; got"),
     (having("regime", student_params=[1e8]), "regime.student_params must be [low, high]"),
     (having("regime", student_params="wide"), "regime.student_params must be [low, high]"),
     (having(None, regime=[1, 2]), "regime must be a table"),
