@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .allocate import Allocation, Limits, allocate
 from .answer import Distilled, Flops, Plan, Supervised, Target, Teacher, Verdict
 from .arch import CONTEXT, VOCAB, Arch, forward_flops
-from .breakeven import break_even_of
+from .breakeven import BreakEven, break_even_of
 from .confidence import TOSS_UP, Confidence, confidence_of, covered, interval_of, range_warnings, standing_warnings
 from .cost import TRAINING_PASSES, Scenario, bill, logit_stores
 from .errors import InfeasibleError, InputError
@@ -50,11 +50,13 @@ def plan(
     vocab: float = VOCAB,
     hardware: Compute | None = None,
     seed: int = 0,
+    break_even: BreakEven | None = None,
 ) -> Plan:
     """The best distillation of `student` for `budget` total FLOPs, beside supervised training with the same FLOPs.
 
     `law` is a published name, a path to a law file, a LawSet or a bare DistillationLaw (then without intervals). With
-    `target_loss` in place of `budget` the budget is the least that reaches this loss in either way. Raises
+    `target_loss` in place of `budget` the budget is the least that reaches this loss in either way. `break_even` is
+    that of the same question where it is known already: half of a plan's time, and no budget changes it. Raises
     InfeasibleError where the budget trains nothing within the limits, or nothing reaches the target.
     """
     limits = limits or Limits()
@@ -89,7 +91,7 @@ def plan(
         distillation=distilled,
         supervised=supervised,
         practical=_practical(question, budget, distilled),
-        break_even=break_even_of(question, seed=None),
+        break_even=break_even_of(question, seed=None) if break_even is None else replace(break_even, interval=None),
         target=target,
         logit_storage=tuple(logit_stores(distilled.tokens, int(vocab), width)),
         compute=hardware or compute(),

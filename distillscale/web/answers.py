@@ -149,8 +149,8 @@ class Answers:
         values = read_fields("answer", body)
         owned = owned_from(values)
         asked = _Asked(values, self.laws)
-        found = asked.plan()
         even = self._break_even(asked, values["law"])
+        found = asked.plan(even)
         ranked = None if owned is None else asked.ranked(owned, found.budget_flops)
         charts = (
             _with_teachers(against_teacher_loss(found), ranked or []),
@@ -201,7 +201,7 @@ class _Asked:
                 "--budget is missing; give a budget such as 1e21, or --target-loss for the cheapest plan to it"
             )
 
-    def plan(self) -> Plan:
+    def plan(self, even: BreakEven | None = None) -> Plan:
         return plan(
             self.law,
             self.student,
@@ -211,6 +211,7 @@ class _Asked:
             limits=self.limits,
             hardware=self.hardware,
             seed=self.seed,
+            break_even=even,
             **self.shape,
         )
 
