@@ -15,7 +15,7 @@
   ];
   const field = (name) => form.elements.namedItem(name);
   const KEPT = "distillscale-law:";
-  const SLIDES = { flops: [17, 27], hours: [0, 8], usd: [1, 9] };
+  const SLIDES = { flops: [12, 27], hours: [-2, 8], usd: [-1, 9] };
   let options = null;
   let config = null; // {name, content}
   const laws = new Map(); // id → content of an uploaded law, to be sent again where the server has forgotten it
