@@ -233,12 +233,17 @@ def blank_page(paper: tuple[float, float]) -> Sheet:
 def _fill(canvas: Any, figure: Figure, theme: Theme, width: float) -> None:
     """Titles, charts and the legend, on a figure or a part of one."""
     count, (rows, columns) = len(figure.charts), _shape(figure)
-    colours = {name: theme.series[i % len(theme.series)] for i, name in enumerate(_legend_names(figure))}
+    names = _legend_names(figure)
+    apart = {} if names else {chart.name: _colours(chart.series, theme) for chart in figure.charts}
+    colours = _colours([series for chart in figure.charts for series in chart.series], theme)
     canvas.suptitle(_wrapped(figure.title, width), x=0.01, ha="left", fontweight="bold")
     shared = len({(chart.x, chart.y) for chart in figure.charts}) == 1 and count > 1
     places = canvas.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared).ravel()
     for place, chart in zip(places, figure.charts, strict=False):
-        _draw_chart(place, chart, colours, theme)
+        _draw_chart(place, chart, apart.get(chart.name, colours), theme, figure.title)
+        if apart:
+            handles = _handles(apart[chart.name], chart.series, theme)
+            place.legend(handles=handles, loc="best", frameon=False, handlelength=1.4, fontsize=6)
     for place in places[count:]:
         place.set_visible(False)
     if shared:
@@ -247,7 +252,14 @@ def _fill(canvas: Any, figure: Figure, theme: Theme, width: float) -> None:
             if number + columns >= count:
                 place.tick_params(labelbottom=True)
                 place.set_xlabel(figure.charts[number].x.title)
-    _legend(canvas, figure, colours, theme, width)
+    if names:
+        _legend(canvas, figure, colours, theme, width)
+
+
+def _colours(every: Sequence[Series], theme: Theme) -> dict[str, str]:
+    """A colour for each name, in the order of the series."""
+    names = dict.fromkeys(series.name for series in every)
+    return {name: theme.series[i % len(theme.series)] for i, name in enumerate(names)}
 
 
 def _wrapped(text: str, width: float) -> str:
@@ -257,6 +269,10 @@ def _wrapped(text: str, width: float) -> str:
 
 
 def _legend_names(figure: Figure) -> list[str]:
+    """Names of the one legend below; none where the charts have no name in common and each has its own."""
+    each = [{series.name for series in chart.series} for chart in figure.charts]
+    if len(each) > 1 and not any(a & b for i, a in enumerate(each) for b in each[:i]):
+        return []
     return list(dict.fromkeys(series.name for chart in figure.charts for series in chart.series))
 
 
@@ -273,8 +289,16 @@ def _legend_rows(names: Sequence[str], width: float) -> int:
 
 
 def _legend(canvas: Any, figure: Figure, colours: Mapping[str, str], theme: Theme, width: float) -> None:
+    handles = _handles(colours, [series for chart in figure.charts for series in chart.series], theme)
+    if len(handles) > 1:
+        canvas.legend(
+            handles=handles, loc="outside lower center", ncols=_legend_columns(list(colours), width), frameon=False,
+            handlelength=1.6, columnspacing=1.2,
+        )  # fmt: skip
+
+
+def _handles(colours: Mapping[str, str], every: Sequence[Series], theme: Theme) -> list[Any]:
     line = _matplotlib("matplotlib.lines").Line2D
-    every = [series for chart in figure.charts for series in chart.series]
     handles: list[Any] = []
     for name, colour in colours.items():
         styles = {series.style for series in every if series.name == name}
@@ -283,11 +307,7 @@ def _legend(canvas: Any, figure: Figure, colours: Mapping[str, str], theme: Them
         handles.append(line([], [], color=colour, marker=marker, markersize=3, linestyle=dashes, label=name))
     if _has_both(every):
         handles.append(line([], [], color=theme.faint, linestyle=(0, (3, 2)), label=_OUTSIDE))
-    if len(handles) > 1:
-        canvas.legend(
-            handles=handles, loc="outside lower center", ncols=_legend_columns(list(colours), width), frameon=False,
-            handlelength=1.6, columnspacing=1.2,
-        )  # fmt: skip
+    return handles
 
 
 def _all_styles(every: Sequence[Series]) -> set[str]:
@@ -300,8 +320,8 @@ def _has_both(every: Sequence[Series]) -> bool:
     return any(series.style == "dashed" and series.name in lines for series in every)
 
 
-def _draw_chart(place: Any, chart: Chart, colours: Mapping[str, str], theme: Theme) -> None:
-    if chart.title:
+def _draw_chart(place: Any, chart: Chart, colours: Mapping[str, str], theme: Theme, above: str) -> None:
+    if chart.title and chart.title != above:
         place.set_title(chart.title, loc="left")
     place.set_xlabel(chart.x.title)
     place.set_ylabel(chart.y.title)

@@ -149,7 +149,7 @@ def reproduce(
     made = reproduce_(
         entries if name else CATALOGUE, Scope.of(law, **shape), folder, formats=kinds,
         themes=("light", "dark") if theme == "both" else (theme,), workers=min(8, cores()),
-        command=join(["distillscale", "reproduce", name or "all", "--law", law]),
+        command=_command(name, law, context, vocab),
         tell=tell if sys.stderr.isatty() else None,
     )  # fmt: skip
     if as_json:
@@ -159,6 +159,13 @@ def reproduce(
     count = sum(bool(one.files) for one in made)
     line(f"{count} figures and tables in {files} files written to {out}; open {out}/index.html.")
     return bullets("Not made", [f"{one.name}: {one.reason}" for one in made if one.reason])
+
+
+def _command(name: str | None, law: str, context: float | None, vocab: float | None) -> str:
+    words = ["distillscale", "reproduce", name or "all", "--law", law]
+    for option, value in (("--context", context), ("--vocab", vocab)):
+        words += [] if value is None else [option, f"{value:.12g}"]
+    return join(words)
 
 
 def _kinds(text: str) -> list[str]:

@@ -40,7 +40,7 @@ def isoflop_supervised(scope: Scope) -> Figure:
         title="IsoFLOP curves of supervised training",
         charts=(chart,),
         caption=f"Eq 1 at constant training compute; points are the optima of Eq 2. {scope.holds}",
-        source="Figure 36c of the paper",
+        source=scope.source("Figure 36c of the paper"),
     )
 
 
@@ -58,7 +58,7 @@ def supervised_loss(scope: Scope) -> Figure:
         title="The supervised law",
         charts=(chart,),
         caption=f"Eq 1. {scope.holds}",
-        source="Eq 1 of the paper",
+        source=scope.source("Eq 1 of the paper"),
     )
 
 
@@ -81,5 +81,5 @@ def endless_data(scope: Scope) -> Figure:
         title="With endless data, distillation and supervision meet",
         charts=(chart,),
         caption=f"Eq 35 and Eq 37. The range says how far students were fitted; no run had endless data. {scope.holds}",
-        source="Figure 40 of the paper",
+        source=scope.source("Figure 40 of the paper"),
     )

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from ..chart import Axis, Chart, Figure, Series
 from ..cost import SCENARIOS, TRAINING_PASSES, Scenario
-from ..plan import frontier
 from .scope import BUDGET, LOSS, TEACHER_LOSS, Scope, flops_text, size_axis, token_axis
 from .teaching import lowest
 from .versus import PAID
@@ -36,9 +35,7 @@ _NOTE = {
 
 def _plans(scope: Scope, scenario: Scenario, C: Array) -> dict[str, Array]:
     """Columns of the frontier, each of shape (students, budgets)."""
-    found = frontier(
-        scope.evidence, scope.grid.planned, C, [scenario], context=scope.context, vocab=scope.vocab
-    ).columns
+    found = scope.frontier(scope.grid.planned, C, scenario).columns
     shape = (len(scope.grid.planned), len(C))
     return {name: np.asarray(column, float).reshape(shape) for name, column in found.items() if name != "scenario"}
 
@@ -70,7 +67,9 @@ def allocation(scenario: str) -> Callable[[Scope], Figure]:
             charts=tuple(charts),
             columns=3,
             caption=f"{_NOTE[scenario]} {scope.holds}",
-            source=f"Figure {_FIGURE[scenario]} of the paper, which shows contours over students and compute",
+            source=scope.source(
+                f"Figure {_FIGURE[scenario]} of the paper, which shows contours over students and compute"
+            ),
         )
 
     return figure
@@ -101,7 +100,7 @@ def compute_shares(scope: Scope) -> Figure:
         charts=tuple(charts),
         columns=3,
         caption="Rows: " + "; ".join(f"{name}, {PAID[name]}" for name in SCENARIOS) + f". {scope.holds}",
-        source="App. D.4 of the paper; Table 3 sums it up",
+        source=scope.source("App. D.4 of the paper; Table 3 sums it up"),
     )
 
 
@@ -141,5 +140,5 @@ def fixed_compute(scope: Scope) -> Figure:
         caption="A teacher of this size and loss is given and its logits are paid for, so a large one leaves the "
         "student fewer tokens. Points are the best losses of a teacher of that size. Size and loss are varied apart; "
         f"not every pair can be trained. {scope.holds}",
-        source="Figure 16 of the paper",
+        source=scope.source("Figure 16 of the paper"),
     )

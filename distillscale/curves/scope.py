@@ -7,19 +7,21 @@ that a team sees its version of the paper and not an extrapolation by four order
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..allocate import LARGEST, SMALLEST, Limits
 from ..arch import CONTEXT, VOCAB, family_row, forward_flops
 from ..chart import Axis, Series
 from ..confidence import covered
-from ..cost import TRAINING_PASSES
+from ..cost import TRAINING_PASSES, Scenario
 from ..errors import InputError
 from ..lawset import LawSet
-from ..problem import as_evidence
+from ..plan import Frontier, frontier
+from ..problem import Question, as_evidence
 from ..units import format_count, format_flops
 
 __all__ = [
@@ -72,6 +74,11 @@ class TeacherAt(NamedTuple):
     tokens: float
     loss: float
 
+    @property
+    def title(self) -> str:
+        """Its name with its loss."""
+        return self.name if "nats" in self.name else f"{self.name} (L_T = {self.loss:.3f})"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grid:
@@ -101,6 +108,8 @@ class Grid:
     """Total FLOPs of the fixed-compute trade-offs, and their teachers' sizes and losses."""
     trade_off_sizes: tuple[float, ...]
     trade_off_losses: Span
+    limits: Limits = field(default_factory=Limits)
+    """Of the planner."""
 
 
 def _rows(*names: str) -> tuple[float, ...]:
@@ -158,10 +167,17 @@ def own_grid(evidence: LawSet, context: float, vocab: float) -> Grid:
         student_flops=(lowest, highest * 10),
         planned=(*sizes, _round(high * _BEYOND)),
         compute=(lowest, highest * 1e3),
-        trade_offs=tuple(_round(highest * x) for x in (1e-2, 1e-1, 1, 10)),
+        trade_offs=tuple(_round(highest * x) for x in (1, 10, 100, 1000)),
         trade_off_sizes=tuple(_round(high * x) for x in (0.5, 2, 8, 32)),
+        limits=_limits(low, few),
         trade_off_losses=(max(best - 2 * reach, floor * 1.01 + 1e-3), worst),
     )
+
+
+def _limits(size: float, tokens: float) -> Limits:
+    """The planner's bounds, wide enough for models as small as these."""
+    N, D = min(SMALLEST, size / 10), min(SMALLEST, tokens / 10)
+    return Limits(teacher_params=(N, LARGEST), teacher_tokens=(D, LARGEST), student_tokens=(D, LARGEST))
 
 
 def _span(evidence: LawSet, *names: str) -> Span:
@@ -206,6 +222,16 @@ class Scope:
     def tokens_at(self, flops: ArrayLike, N: ArrayLike) -> Array:
         """D = C / (3 F(N)), training alone."""
         return np.asarray(flops, float) / (TRAINING_PASSES * self.forward(N))
+
+    def frontier(self, sizes: Sequence[float], budgets: Sequence[float] | Array, *scenarios: Scenario) -> Frontier:
+        """Optimal plans of these students over budgets and scenarios."""
+        grid, shape = self.grid, {"context": self.context, "vocab": self.vocab}
+        return frontier(self.evidence, sizes, budgets, scenarios, limits=grid.limits, **shape)
+
+    def question(self, N: float, scenario: Scenario, limits: Limits | None = None) -> Question:
+        """One student and who pays for its teacher."""
+        shape = {"context": self.context, "vocab": self.vocab}
+        return Question.of(self.evidence, N, scenario, limits or self.grid.limits, **shape)
 
     def teachers(self) -> tuple[TeacherAt, ...]:
         """Teachers of fixed M: the grid's sizes, or sizes whose losses are spread over the fitted range."""
@@ -254,6 +280,10 @@ class Scope:
         """A student's place in the fitted range, by the names of a regime."""
         ratio = np.asarray(D, float) / np.asarray(N, float)
         return {"student_params": N, "student_tokens": D, "tokens_per_param": ratio, **others}
+
+    def source(self, text: str) -> str:
+        """Where a figure comes from: of another law than the paper's it is the counterpart."""
+        return text if self.is_papers else f"as {text}"
 
     @property
     def holds(self) -> str:

@@ -41,7 +41,15 @@ def table_3(scope: Scope) -> Table:
     """How the optimum shares the compute where teacher training and inference are both paid."""
     sizes = scope.grid.planned
     budgets = _PAPER_BUDGETS if scope.is_papers else tuple(np.geomspace(*scope.grid.compute, 4))
-    found = frontier(scope.evidence, sizes, budgets, [SCENARIOS["both"]], context=scope.context, vocab=scope.vocab)
+    found = scope.frontier(sizes, budgets, SCENARIOS["both"])
+        scope.evidence,
+        sizes,
+        budgets,
+        [SCENARIOS["both"]],
+        limits=scope.grid.limits,
+        context=scope.context,
+        vocab=scope.vocab,
+    )
     cells: list[tuple[str | float | None, ...]] = []
     for row in found.rows():
         N, C = _number(row["student_params"]), _number(row["budget_flops"])
@@ -61,7 +69,7 @@ def table_3(scope: Scope) -> Table:
         ),
         cells=tuple(cells),
         caption=f"Teacher training and inference paid for one student. {scope.ranges}",
-        source="Table 3 of the paper (students ≲ 3B and ≳ 10B at ≲ 1e21 and ≳ 1e25 FLOPs)",
+        source=scope.source("Table 3 of the paper (students ≲ 3B and ≳ 10B at ≲ 1e21 and ≳ 1e25 FLOPs)"),
     )
 
 
@@ -98,5 +106,5 @@ def table_13(scope: Scope) -> Table:
         cells=tuple(cells),
         caption="Forward FLOPs per token. Vocabulary 32,768, context 4,096. `approximation` is Eq 59 of the exact "
         "shape, F(N) its smooth form (Eq 69) that the planner uses. No law is used here.",
-        source="Table 13 of the paper",
+        source=scope.source("Table 13 of the paper"),
     )

@@ -44,7 +44,7 @@ def u_shape(scope: Scope) -> Figure:
         charts=(chart,),
         caption=f"Eq 8 for students of {M:.3g} tokens per parameter. Points: the best teacher, L_T*. To its left the "
         f"capacity gap: a better teacher makes the student worse. {scope.holds}",
-        source="Figure 1 of the paper",
+        source=scope.source("Figure 1 of the paper"),
     )
 
 
@@ -65,7 +65,7 @@ def isoflop_students(scope: Scope) -> Figure:
             told.append(f"{name}: best at {format_count(N[int(np.argmin(L_S))])}, {L_S.min():.3f} nats")
         charts.append(
             Chart(
-                name=f"teacher-{number}", title=f"{teacher.name} (L_T = {teacher.loss:.3f})",
+                name=f"teacher-{number}", title=teacher.title,
                 x=size_axis("student size"), y=LOSS, series=tuple(series), told="; ".join(told),
             )
         )  # fmt: skip
@@ -76,7 +76,7 @@ def isoflop_students(scope: Scope) -> Figure:
         columns=3,
         caption=f"Students of constant training compute (the student's own), under teachers of {scope.grid.ratio:.3g} "
         f"tokens per parameter; points are the minima. {scope.holds}",
-        source="Figures 2 and 38a of the paper",
+        source=scope.source("Figures 2 and 38a of the paper"),
     )
 
 
@@ -108,7 +108,7 @@ def isoflop_teachers(scope: Scope) -> Figure:
         columns=2,
         caption=f"Every student has {M:.3g} tokens per parameter; curves are teachers of constant training compute. "
         f"Below the rule a student gains from its teacher. {scope.holds}",
-        source="Figures 3 and 38b of the paper",
+        source=scope.source("Figures 3 and 38b of the paper"),
     )
 
 
@@ -138,7 +138,7 @@ def fixed_ratio(scope: Scope) -> Figure:
         columns=3,
         caption=f"Teachers of {M:.3g} tokens per parameter, students of M_S = D_S/N_S tokens per parameter; points are "
         f"the best teachers. {scope.holds}",
-        source="Figures 4 and 37 of the paper",
+        source=scope.source("Figures 4 and 37 of the paper"),
     )
 
 
@@ -169,5 +169,5 @@ def optimal_teacher(scope: Scope) -> Figure:
         columns=2,
         caption="L_T* = argmin of Eq 8 over L_T. With size it falls as a power law until the student reaches its "
         f"teacher, and faster from there. {scope.holds}",
-        source="Figure 15 of the paper",
+        source=scope.source("Figure 15 of the paper"),
     )

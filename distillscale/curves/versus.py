@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,6 @@ from ..allocate import Limits
 from ..breakeven import BreakEven, break_even_of
 from ..chart import Chart, Figure, Mark, Series, Table
 from ..cost import SCENARIOS, Scenario
-from ..plan import frontier
-from ..problem import Question
 from ..published.rules import folk_breakeven_flops
 from ..units import format_count, format_flops
 from .scope import BUDGET, Scope, TeacherAt, gain_axis, size_axis, token_axis
@@ -36,14 +35,13 @@ _ZERO = Mark(label="equal", x=None, y=0.0)
 
 def _caught_up(scope: Scope, N: float, scenario: Scenario, limits: Limits | None = None) -> BreakEven:
     """The break-even of one student, without its interval."""
-    question = Question.of(scope.evidence, N, scenario, limits, context=scope.context, vocab=scope.vocab)
-    return break_even_of(question, seed=None)
+    return break_even_of(scope.question(N, scenario, limits), seed=None)
 
 
-def _given(teacher: TeacherAt) -> Limits:
+def _given(teacher: TeacherAt, bounds: Limits) -> Limits:
     """This very teacher and no other."""
     N, D = teacher.params, teacher.tokens
-    return Limits(teacher_params=(N, N), teacher_tokens=(D, D))
+    return Limits(teacher_params=(N, N), teacher_tokens=(D, D), student_tokens=bounds.student_tokens)
 
 
 def _given_teachers(scope: Scope, over: str) -> tuple[Chart, ...]:
@@ -59,7 +57,7 @@ def _given_teachers(scope: Scope, over: str) -> tuple[Chart, ...]:
             D = x if over == "tokens" else scope.tokens_at(x, N)
             y = law.loss(N, D, teacher.loss) - law.supervised.loss(N, D)
             series += scope.curve(name, x, y, scope.student_values(N, D, teacher_loss=teacher.loss))
-            budget = _caught_up(scope, N, Scenario(), _given(teacher)).budget_flops
+            budget = _caught_up(scope, N, Scenario(), _given(teacher, scope.grid.limits)).budget_flops
             if budget is None:
                 continue
             at = budget if over == "compute" else float(scope.tokens_at(budget, N))
@@ -69,7 +67,7 @@ def _given_teachers(scope: Scope, over: str) -> tuple[Chart, ...]:
         axis = token_axis("student data") if over == "tokens" else replace(BUDGET, label="student compute")
         charts.append(
             Chart(
-                name=f"teacher-{number}", title=f"{teacher.name} (L_T = {teacher.loss:.3f})", x=axis, y=gain_axis(),
+                name=f"teacher-{number}", title=teacher.title, x=axis, y=gain_axis(),
                 series=tuple(series), marks=(_ZERO,), told="; ".join(told),
             )
         )  # fmt: skip
@@ -85,7 +83,7 @@ def difference_over_tokens(scope: Scope) -> Figure:
         columns=3,
         caption="Equal student tokens, the teacher free. Below zero distillation is better; points are where "
         f"supervised training catches up. {scope.holds}",
-        source="Figure 6 of the paper, which shows it as colours over students and tokens",
+        source=scope.source("Figure 6 of the paper, which shows it as colours over students and tokens"),
     )
 
 
@@ -98,7 +96,7 @@ def difference_over_compute(scope: Scope) -> Figure:
         columns=3,
         caption="Equal student compute C_S = 3 F(N_S) D_S, the teacher free. Below zero distillation is better. "
         f"{scope.holds}",
-        source="Figure 14 of the paper",
+        source=scope.source("Figure 14 of the paper"),
     )
 
 
@@ -106,9 +104,7 @@ def optimal_difference(scope: Scope) -> Figure:
     """Each side at its optimum for the same total FLOPs, in the four scenarios of Table 2."""
     C, students = scope.axis(scope.grid.compute), scope.grid.planned
     names = list(SCENARIOS)
-    found = frontier(
-        scope.evidence, students, C, list(SCENARIOS.values()), context=scope.context, vocab=scope.vocab
-    ).columns
+    found = scope.frontier(students, C, *SCENARIOS.values()).columns
     shape = (len(students), len(C), len(names))
     at = {key: np.asarray(found[key], float).reshape(shape) for key in _NEEDED}
     charts: list[Chart] = []
@@ -137,7 +133,7 @@ def optimal_difference(scope: Scope) -> Figure:
         columns=2,
         caption="Both sides spend the same total FLOPs (Eq 9), distillation on the optimal teacher (Eq 10). Under 0.01 "
         f"nats the law cannot tell them apart. {scope.holds}",
-        source="Figures 8 and 17 of the paper show this difference",
+        source=scope.source("Figures 8 and 17 of the paper show this difference"),
     )
 
 
@@ -151,7 +147,7 @@ def break_even_table(scope: Scope) -> Table:
     for teacher in scope.teachers():
         row: list[str | float | None] = [teacher.name, f"{teacher.loss:.3f}"]
         for N in students:
-            found = _caught_up(scope, N, Scenario(), _given(teacher))
+            found = _caught_up(scope, N, Scenario(), _given(teacher, scope.grid.limits))
             budget = found.budget_flops
             row.append(_tokens(scope, N, budget) if budget is not None else _never(found))
         cells.append(tuple(row))
@@ -162,7 +158,7 @@ def break_even_table(scope: Scope) -> Table:
         cells=tuple(cells),
         caption=f"Teachers of {scope.grid.ratio:.3g} tokens per parameter, free of charge; the last crossing between "
         f"one token per parameter and 1e17 tokens. {scope.ranges}",
-        source="the crossings of the paper's Figures 6 and 14",
+        source=scope.source("the crossings of the paper's Figures 6 and 14"),
     )
 
 
@@ -174,10 +170,15 @@ def _never(found: BreakEven) -> str:
     return "supervised always" if found.largest_gain_nats <= 0 else "distilled always"
 
 
-def break_even_budgets(scope: Scope) -> Figure:
-    """The break-even budget over student size where the teacher's inference is paid, and the rule in circulation."""
+def break_even_budgets(scope: Scope) -> Figure | Table:
+    """The break-even budget over student size where the teacher's inference is paid, beside the rule in circulation.
+
+    Where there is none at any size, a table says why.
+    """
     sizes = np.geomspace(*scope.grid.sizes, 13)
     paid, free = ([_caught_up(scope, float(N), SCENARIOS[name]) for N in sizes] for name in ("inference", "free"))
+    if all(one.budget_flops is None for one in paid):
+        return _no_break_even(scope, paid)
     curves = {
         "inference paid: level": [one.budget_flops for one in paid],
         "inference paid: gain under 0.01 nats": [one.negligible_from_flops for one in paid],
@@ -195,10 +196,25 @@ def break_even_budgets(scope: Scope) -> Figure:
     )  # fmt: skip
     return Figure(
         name="break-even",
-        title="The budget at which supervised training catches up",
+        title=_CAUGHT_UP,
         charts=(chart,),
         caption="The last crossing of the two curves, each at its optimum for the same total FLOPs, and the budget "
-        "from which the gain stays under 0.01 nats, which is all that can be said where the teacher is free. With its "
-        f"training counted there is no such budget. {scope.holds}",
-        source="the crossings of the paper's Figures 8 and 17; the paper prints no table of them",
+        "from which the gain stays under 0.01 nats, which is all that can be said where the teacher is free. "
+        f"{scope.holds}",
+        source=scope.source("the crossings of the paper's Figures 8 and 17; the paper prints no table of them"),
+    )
+
+
+_CAUGHT_UP = "The budget at which supervised training catches up"
+
+
+def _no_break_even(scope: Scope, found: Sequence[BreakEven]) -> Table:
+    """Why there is none, by size."""
+    return Table(
+        name="break-even",
+        title=_CAUGHT_UP,
+        columns=("student", "break-even"),
+        cells=tuple((format_count(one.student_params), one.reason) for one in found),
+        caption=f"Teacher inference paid. {scope.ranges}",
+        source=scope.source("the crossings of the paper's Figures 8 and 17"),
     )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from ..chart import Figure, Table
-from .page import Block, Code, Facts, Points, Report, Text
+from .page import Block, Code, Facts, Points, Report, Text, told_of
 
 __all__ = ["as_markdown", "escaped", "markdown_table"]
 
@@ -57,7 +57,7 @@ def markdown_table(table: Table) -> str:
 
 
 def _figure(figure: Figure, images: Mapping[str, str]) -> str:
-    told = [f"{chart.title}: {chart.told}" if chart.title else chart.told for chart in figure.charts if chart.told]
+    told = told_of(figure)
     notes = " ".join(filter(None, (figure.caption, f"({figure.source}.)" if figure.source else "")))
     lines = [f"### {escaped(figure.title)}", f"![{escaped(figure.title)}]({images[figure.name]})", escaped(notes)]
     if told:

@@ -7,7 +7,19 @@ from dataclasses import dataclass
 
 from ..chart import Chart, Figure, Table
 
-__all__ = ["Block", "Code", "Facts", "Points", "Report", "Section", "Text", "figures_of", "section"]
+__all__ = [
+    "Block",
+    "Code",
+    "Facts",
+    "Points",
+    "Report",
+    "Section",
+    "Text",
+    "figures_of",
+    "one_chart",
+    "section",
+    "told_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +102,12 @@ def _holds(block: Block) -> bool:
 def one_chart(chart: Chart) -> Figure:
     """A figure of one chart, under its own name."""
     return Figure(name=chart.name, title=chart.title, charts=(chart,), caption=chart.caption, source=chart.source)
+
+
+def told_of(figure: Figure) -> list[str]:
+    """What one reads off each chart, after its title where that is not the figure's."""
+    named = [(chart.title if chart.title != figure.title else "", chart.told) for chart in figure.charts]
+    return [f"{title}: {told}" if title else told for title, told in named if told]
 
 
 def figures_of(report: Report) -> list[Figure]:

@@ -9,12 +9,14 @@ from typing import Any
 
 from ..chart import Figure, Table
 from ..figures import blank_page, page_of, pages
-from .page import Block, Code, Facts, Points, Report, Text
+from .page import Block, Code, Facts, Points, Report, Text, told_of
 
 __all__ = ["as_pdf"]
 
 _PAPER = (8.27, 11.69)
 _LEFT, _TOP, _BOTTOM = 0.75, 0.7, 0.7
+_WIDEST = 44
+"""Letters of a column; more are wrapped."""
 _WIDE = _PAPER[0] - 2 * _LEFT
 
 
@@ -54,7 +56,7 @@ def as_pdf(report: Report) -> bytes:
 
 
 def _caption(figure: Figure) -> str:
-    told = [f"{chart.title}: {chart.told}" if chart.title else chart.told for chart in figure.charts if chart.told]
+    told = told_of(figure)
     return " ".join(filter(None, (figure.caption, f"({figure.source}.)" if figure.source else "", *told)))
 
 
@@ -88,12 +90,20 @@ def _grid(table: Table) -> Iterator[_Line]:
     if table.title:
         yield _Line(table.title, 10, bold=True, above=8)
     rows = [list(table.columns), *(list(row) for row in table.shown())]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(table.columns))]
+    widths = [min(_WIDEST, max(len(row[i]) for row in rows)) for i in range(len(table.columns))]
     size = max(3.5, min(7.5, _WIDE * 72 / (0.61 * (sum(widths) + 2 * len(widths)))))
     for number, row in enumerate(rows):
-        first, *others = row
-        text = "  ".join([first.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(others, widths[1:], strict=True))])
-        yield _Line(text, size, bold=not number, mono=True, above=4 if not number else 0)
+        parts = [wrap(cell, width) or [""] for cell, width in zip(row, widths, strict=True)]
+        for line in range(max(map(len, parts))):
+            cells = [part[line] if line < len(part) else "" for part in parts]
+            wordy = [len(part) > 1 or width == _WIDEST for part, width in zip(parts, widths, strict=True)]
+            told = [
+                cell.ljust(width) if not place or words else cell.rjust(width)
+                for place, (cell, width, words) in enumerate(zip(cells, widths, wordy, strict=True))
+            ]
+            yield _Line(
+                "  ".join(told).rstrip(), size, bold=not number, mono=True, above=4 if number + line == 0 else 0
+            )
     for note in (table.caption, table.source):
         if note:
             yield from _set(note, 8, faint=True)
