@@ -9,7 +9,6 @@ import numpy as np
 from ..arch import family, forward_flops
 from ..chart import Table
 from ..cost import SCENARIOS
-from ..plan import frontier
 from .scope import Scope, flops_text
 
 __all__ = ["in_words", "table_3", "table_13"]
@@ -42,14 +41,6 @@ def table_3(scope: Scope) -> Table:
     sizes = scope.grid.planned
     budgets = _PAPER_BUDGETS if scope.is_papers else tuple(np.geomspace(*scope.grid.compute, 4))
     found = scope.frontier(sizes, budgets, SCENARIOS["both"])
-        scope.evidence,
-        sizes,
-        budgets,
-        [SCENARIOS["both"]],
-        limits=scope.grid.limits,
-        context=scope.context,
-        vocab=scope.vocab,
-    )
     cells: list[tuple[str | float | None, ...]] = []
     for row in found.rows():
         N, C = _number(row["student_params"]), _number(row["budget_flops"])
