@@ -243,15 +243,23 @@ def _fill(canvas: Any, figure: Figure, theme: Theme, width: float) -> None:
         _draw_chart(place, chart, apart.get(chart.name, colours), theme, figure.title)
         if apart:
             handles = _handles(apart[chart.name], chart.series, theme)
-            place.legend(handles=handles, loc="best", frameon=False, handlelength=1.4, fontsize=6)
+            place.legend(
+                handles=handles,
+                loc="upper center",
+                bbox_to_anchor=(0.5, -0.2),
+                ncols=3,
+                frameon=False,
+                handlelength=1.4,
+            )
     for place in places[count:]:
         place.set_visible(False)
     if shared:
-        for number, place in enumerate(places[:count]):
-            place.label_outer(remove_inner_ticks=False)
-            if number + columns >= count:
-                place.tick_params(labelbottom=True)
-                place.set_xlabel(figure.charts[number].x.title)
+        for place in places[:count]:
+            place.set(xlabel="", ylabel="")
+        for place in places[max(0, count - columns) : count]:
+            place.tick_params(labelbottom=True)
+            place.set_xlabel(figure.charts[0].x.title)
+        canvas.supylabel(figure.charts[0].y.title, fontsize="medium", color=theme.ink)
     if names:
         _legend(canvas, figure, colours, theme, width)
 
@@ -354,8 +362,8 @@ def _draw_chart(place: Any, chart: Chart, colours: Mapping[str, str], theme: The
 
 def _room(chart: Chart, y: float, end: int) -> float:
     """How far above a rule the nearest curve is at one end of the chart."""
-    ends = [[v for v in series.y if v is not None] for series in chart.series if series.style != "points"]
-    above = [values[end] - y for values in ends if values and values[end] > y]
+    ends = [series.y[end] for series in chart.series if series.style != "points" and series.y]
+    above = [value - y for value in ends if value is not None and value > y]
     return min(above, default=math.inf)
 
 

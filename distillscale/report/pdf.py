@@ -62,7 +62,7 @@ def _caption(figure: Figure) -> str:
 
 def _set(text: str, size: float = 9.0, above: float = 5.0, indent: float = 0.0, **style: bool) -> list[_Line]:
     """A paragraph in lines; the first stands apart from what is above."""
-    per_line = int((_WIDE - indent) * 72 / (size * (0.61 if style.get("mono") else 0.53)))
+    per_line = int((_WIDE - indent) * 72 / (size * (0.61 if style.get("mono") else 0.56)))
     lines = wrap(text, per_line, drop_whitespace=not style.get("mono"), replace_whitespace=True) or [""]
     return [
         _Line(line, size, indent=indent, above=0 if number else above, **style) for number, line in enumerate(lines)
