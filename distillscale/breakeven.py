@@ -34,7 +34,8 @@ class BreakEven:
     `budget_flops` is None where there is no such budget, and `reason` says why. `negligible_from_flops` is where the
     gain falls under `tolerance_nats` for good, None where it never reaches it or never falls below. `interval` is the
     90 % interval of the break-even over draws of the law and its residual error; an end is None where the draws there
-    have no break-even.
+    have no break-even. `behind_until_flops` is set where distillation is behind below some budget, ahead from there on,
+    and never caught up with.
     """
 
     law: str
@@ -45,6 +46,7 @@ class BreakEven:
     tolerance_nats: float
     negligible_from_flops: float | None
     largest_gain_nats: float
+    behind_until_flops: float | None
     reason: str
     folk_rule_flops: float
     warnings: tuple[str, ...]
@@ -84,6 +86,19 @@ class _Gain:
                 brackets[level] = x[last : last + 2], y[last : last + 2]
         roots = {level: float(np.exp(_root(level, *bracket))) for level, bracket in brackets.items()}
         return [roots.get(level) for level in levels]
+
+    def last_behind(self, budgets: Array, gain: Array) -> float | None:
+        """The budget from which distillation is ahead for good; None where it never is, or always."""
+        behind = np.flatnonzero(gain <= 0)
+        if not len(behind) or behind[-1] == len(gain) - 1:
+            return None
+        ends, values = np.log(budgets[behind[-1] :][:2]), gain[behind[-1] :][:2]
+        for _ in range(2):  # eight parts of the bracket, then of one of them
+            x = ends[0] + (ends[1] - ends[0]) * np.arange(9) / 8
+            y = self(np.exp(x))
+            last = int(np.flatnonzero(y <= 0)[-1])
+            ends, values = x[last : last + 2], y[last : last + 2]
+        return float(np.exp(_root(0.0, ends, values) if np.isfinite(values[0]) else ends[1]))
 
     def interval(self, budgets: Array, seed: int) -> tuple[float | None, float | None] | None:
         """90 % of the break-evens over draws; each draw shifts both laws by one residual error of each kind."""
@@ -175,6 +190,7 @@ def break_even_of(question: Question, tolerance: float = TOSS_UP, *, seed: int |
         warnings += range_warnings(evidence, values | {"teacher_loss": float(plan.teacher_loss[0])})
     else:
         warnings += range_warnings(evidence, {"student_params": student.params})
+    turn = gain_at.last_behind(budgets, gain) if budget is None else None
     return BreakEven(
         law=evidence.name,
         scenario=scenario.name,
@@ -184,14 +200,21 @@ def break_even_of(question: Question, tolerance: float = TOSS_UP, *, seed: int |
         tolerance_nats=tolerance,
         negligible_from_flops=negligible,
         largest_gain_nats=float(np.max(gain)),
-        reason=_reason(student, scenario, budgets, gain, budget, tolerance),
+        behind_until_flops=turn,
+        reason=_reason(student, scenario, budgets, gain, budget, turn, tolerance),
         folk_rule_flops=folk_breakeven_flops(student.params),
         warnings=tuple(warnings),
     )
 
 
 def _reason(
-    student: Student, scenario: Scenario, budgets: Array, gain: Array, budget: float | None, tolerance: float
+    student: Student,
+    scenario: Scenario,
+    budgets: Array,
+    gain: Array,
+    budget: float | None,
+    turn: float | None,
+    tolerance: float,
 ) -> str:
     what = f"a {format_count(student.params)} student, teacher cost {scenario.name}"
     fewest = budgets[0] / (TRAINING_PASSES * student.flops)
@@ -207,15 +230,13 @@ def _reason(
             f"at any budget {span} for {what}"
         )
     best = f"the gain peaks at {most:.3f} nats at {at} FLOPs"
-    behind = np.flatnonzero(gain <= 0)
-    if budget is None and len(behind):
-        turn = format_flops(float(budgets[behind[-1]]))
+    if turn is not None:
         rest = (
             "" if gain[-1] >= tolerance else f" (at the end by {gain[-1]:.4f} nats, which the law cannot tell from 0)"
         )
         return (
-            f"none, because supervised training is ahead up to {turn} FLOPs and distillation from there on{rest}, in "
-            f"the range {span} for {what}; {best}"
+            f"none, because supervised training is ahead up to {format_flops(turn)} FLOPs and distillation from there "
+            f"on{rest}, in the range {span} for {what}; {best}"
         )
     if budget is None and gain[-1] < tolerance:
         return (

@@ -93,6 +93,14 @@ class Chart:
         axes = {"x": _fields(self.x), "y": _fields(self.y)}
         return _fields(self) | axes | {"series": _each(self.series), "marks": _each(self.marks)}
 
+    def to_screen(self) -> dict[str, Any]:
+        """The same with the numbers of its series to eight digits, more than a screen shows."""
+        out = self.to_json()
+        for series in out["series"]:
+            for name in ("x", "y", "low", "high"):
+                series[name] = [None if v is None else float(f"{v:.8g}") for v in series[name]]
+        return out
+
     def rows(self) -> Iterator[dict[str, Any]]:
         """The numbers as a table: series, style, x, y, low, high."""
         for series in self.series:

@@ -82,12 +82,6 @@ def paired(left: Sequence[Row], right: Sequence[Row], column: str = "loss") -> M
     return mean(row[column] - of[row["seed"]] for row in left if row["seed"] in of)
 
 
-def seed_spread(table: Iterable[Row]) -> dict[tuple[Any, ...], float]:
-    """Standard deviation of the loss over seeds, of every cell that has several."""
-    cells = by(table, lambda row: (row["params"], row["tokens"], row["teacher"]))
-    return {cell: float(np.std([r["loss"] for r in runs], ddof=1)) for cell, runs in cells.items() if len(runs) > 1}
-
-
 def pooled(spreads: Iterable[float]) -> float:
     """Root mean square."""
     return float(np.sqrt(np.mean(np.square(list(spreads)))))

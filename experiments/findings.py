@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import numpy as np
-from analysis import HERE, Mean, Row, by, mean, merged, paired, plain, pooled, rows, run_table, seed_spread
+from analysis import HERE, Mean, Row, by, mean, merged, paired, plain, pooled, rows, run_table
 
 from distillscale import DistillationLaw, RunTable, SupervisedLaw, compare, fit
 from distillscale.chart import Axis, Chart, Figure, Mark, Series
+from distillscale.curves.evidence import noise
 from distillscale.extrapolation import largest_runs
 from distillscale.units import format_count
 
@@ -54,11 +55,13 @@ def supervised_law() -> Found:
     """Eq 1 and Chinchilla's form on the same runs, in sample and on the largest two cells."""
     runs = [row for row in rows("supervised-law") if row["kind"] == "supervised"]
     table = run_table(runs)
-    spreads = seed_spread(runs)
+    cells_of_seeds = noise(runs)
     sizes = {row["params"] for row in runs}
-    lines = [f"{len(runs)} runs, {len(sizes)} sizes, seed spread {pooled(spreads.values()):.4f} nats"]
+    lines = [
+        f"{len(runs)} runs, {len(sizes)} sizes, seed spread {pooled(cell.spread for cell in cells_of_seeds):.4f} nats"
+    ]
     for ends in ((0, 7e5), (7e5, 3e6), (3e6, 1e9)):
-        part = [s for (_, D, _), s in spreads.items() if ends[0] <= D < ends[1]]
+        part = [cell.spread for cell in cells_of_seeds if ends[0] <= cell.tokens < ends[1]]
         if part:
             lines.append(f"seed spread from {format_count(ends[0])} tokens: {pooled(part):.4f} nats")
     cells = sorted(by(runs, lambda r: r["params"] * r["tokens"]), reverse=True)

@@ -12,9 +12,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from make_refit import GATE, HOME, write_draws
+from make_refit import HOME, told, write_draws
 
-from distillscale import DistillationLaw, Fit, fit, read
+from distillscale import Fit, fit, read
 from distillscale.datasets import load
 
 NAME, DRAWS, SEED = "miniature", 500, 0
@@ -28,33 +28,15 @@ CAVEATS = (
 
 def toml(found: Fit) -> str:
     """The set as a published TOML."""
-    law, first = found.law, found.supervised_fit
-    assert isinstance(law, DistillationLaw)
+    first = found.supervised_fit
     assert first is not None
-    own = "\n".join(f"{name} = {value!r}" for name, value in found.coefficients.items() if name != "d_eff")
-    sup = "\n".join(f"{name} = {value!r}" for name, value in first.coefficients.items())
-    regime = "\n".join(f"{name} = [{low!r}, {high!r}]" for name, (low, high) in found.to_lawset(NAME).regime.items())
-    caveats = "\n".join(f'  "{text}",' for text in (*CAVEATS, GATE.format(d_eff=found.coefficients["d_eff"])))
     return f'''# Our fit of Eq 1 and Eq 8 to our own runs. Written by scripts/make_miniature.py.
 format = "distillscale-law/1"
 name = "{NAME}"
 form = "distillation"
 paper = "the forms of Busbridge et al., Distillation Scaling Laws, ICML 2025, arXiv 2502.08606v2"
 table = "{first.rows} supervised and {found.rows} distillation runs of this project's experiments"
-caveats = [
-{caveats}
-]
-
-[coefficients]
-# d_eff = {found.coefficients["d_eff"]!r}
-{own}
-
-[supervised]
-{sup}
-
-[regime]
-{regime}
-
+{told(found, CAVEATS)}
 [residual]
 # Standard deviations of log(measured / law): the central 90 % of the runs over 1.645, with the fit's freedom.
 supervised = {first.residual_sd:.4f}

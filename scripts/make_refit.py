@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import numpy as np
 from distillscale.estimate import predict
 from distillscale.fit import Fit, fit
 from distillscale.laws import DistillationLaw
+from distillscale.lawset import coefficients_of
 from distillscale.published import load
 from distillscale.runs import RunTable, read
 
@@ -49,6 +51,19 @@ def write_draws(found: Fit, path: Path) -> None:
     np.savetxt(path, table, fmt="%.7g", delimiter=",", header=",".join(names), comments="")
 
 
+def told(found: Fit, caveats: Sequence[str]) -> str:
+    """Caveats, coefficients and range of a fit of Eq 8, as tables of a published TOML."""
+    law = found.law
+    assert isinstance(law, DistillationLaw)
+    d_eff = found.coefficients["d_eff"]
+    lines = ["caveats = [", *(f'  "{text}",' for text in (*caveats, GATE.format(d_eff=d_eff))), "]"]
+    lines += ["", "[coefficients]", f"# d_eff = {d_eff!r}"]
+    lines += [f"{name} = {value!r}" for name, value in found.coefficients.items() if name != "d_eff"]
+    lines += ["", "[supervised]", *(f"{name} = {value!r}" for name, value in coefficients_of(law.supervised).items())]
+    lines += ["", "[regime]", *(f"{name} = [{low!r}, {high!r}]" for name, (low, high) in found.regime.items())]
+    return "\n".join([*lines, ""])
+
+
 def toml(found: Fit, held: Fit, table: RunTable, supervised_sd: float) -> str:
     """The set as a published TOML."""
     law = found.law
@@ -56,13 +71,9 @@ def toml(found: Fit, held: Fit, table: RunTable, supervised_sd: float) -> str:
     assert held.held_out is not None
     assert found.residual_sd is not None
     assert found.certificate is not None
-    d_eff, score = found.coefficients["d_eff"], held.held_out
-    own = "\n".join(f"{name} = {found.coefficients[name]!r}" for name in found.coefficients if name != "d_eff")
-    sup = "\n".join(f"{f} = {getattr(law.supervised, f)!r}" for f in ("E", "A", "B", "alpha", "beta", "gamma"))
-    regime = "\n".join(f"{name} = [{low!r}, {high!r}]" for name, (low, high) in found.regime.items())
+    score = held.held_out
     in_sample = rmse(law, table)
     error = np.abs(predict(law, table) / table.loss - 1)
-    caveats = "\n".join(f'  "{text}",' for text in (*CAVEATS, GATE.format(d_eff=d_eff)))
     intervals = "\n".join(
         f'"{name}" = [{ends[0]:.5g}, {ends[1]:.5g}]' for name, ends in found.intervals.items() if ends is not None
     )
@@ -72,20 +83,7 @@ name = "{NAME}"
 form = "distillation"
 paper = "refit of Busbridge et al., Distillation Scaling Laws, ICML 2025, arXiv 2502.08606v2"
 table = "{len(table)} distillation runs read from Figure 1; supervised part as printed in Table 6"
-caveats = [
-{caveats}
-]
-
-[coefficients]
-# d_eff = {d_eff!r}
-{own}
-
-[supervised]
-{sup}
-
-[regime]
-{regime}
-
+{told(found, CAVEATS)}
 [residual]
 # Standard deviations of log(measured / law). Distillation: the central 90 % of the runs around this fit, over 1.645,
 # with the degrees of freedom of the fit. Supervised: rms of eight readings of the paper's Figures 38a and 51 (their

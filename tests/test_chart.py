@@ -20,6 +20,10 @@ def test_a_chart_is_its_numbers_as_json_and_as_rows() -> None:
         {"series": "a", "style": "line", "x": 1.0, "y": 3.0, "low": 2.0, "high": 4.0},
     ]
     assert chart.to_json()["series"][0]["high"] == (4.0, None)
+    exact = Chart(name="d", title="", x=chart.x, y=chart.y, series=(Series.of("a", [1 / 3], [2 / 3]),))
+    assert exact.to_screen() | {"series": ()} == exact.to_json() | {"series": ()}
+    assert exact.to_screen()["series"][0]["x"] == [0.33333333]
+    assert exact.to_screen()["series"][0]["y"] == [0.66666667]
     assert chart.to_json()["marks"] == ({"label": "here", "x": 1.0, "y": None},)
 
 

@@ -190,6 +190,12 @@ def test_where_distillation_is_ahead_only_of_large_budgets_the_break_even_says_s
     """The solver's smallest teacher, 1e6 parameters, is dear for a student of 40k: its logits alone eat the budget."""
     found = break_even("miniature", 4e4, Scenario.named("inference"), context=128, vocab=512)
     assert found.budget_flops is None
+    assert found.behind_until_flops is not None
+    for factor, ahead in ((0.98, False), (1.02, True)):
+        answer = plan(
+            "miniature", 4e4, factor * found.behind_until_flops, Scenario.named("inference"), context=128, vocab=512
+        )
+        assert (answer.gain_nats > 0) is ahead
     assert "stays ahead" not in found.reason
     assert "supervised training is ahead up to" in found.reason
     assert "one token per parameter" not in found.reason

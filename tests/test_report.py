@@ -302,12 +302,12 @@ def test_a_study_half_done_or_failed_has_a_page(tmp_path: Path, done: int, fails
 def test_noise_and_gains_are_of_twins_alone() -> None:
     base = {
         "kind": "supervised", "params": 10, "tokens": 100, "teacher": None, "teacher_loss": None, "schedule": "wsd",
-        "lr": 0.01, "seed": 0, "loss": 3.0, "flops": 1.0, **dict.fromkeys(evidence.SETTINGS),
+        "lr": 0.01, "batch_tokens": 10, "seed": 0, "loss": 3.0, "flops": 1.0, **dict.fromkeys(evidence.SETTINGS),
     }  # fmt: skip
     taught = base | {"kind": "distillation", "teacher": "t", "teacher_loss": 2.5}
     rows: list[dict[str, Any]] = [
         base, base | {"seed": 1, "loss": 3.2}, base | {"tokens": 200, "loss": 2.0},
-        base | {"schedule": "cosine", "loss": 9.0},
+        base | {"schedule": "cosine", "loss": 9.0}, base | {"lr": 0.02, "loss": 9.0},
         taught | {"loss": 2.9}, taught | {"loss": 2.8, "tokens": 400}, taught | {"loss": 2.7, "lam": 0.5, "seed": 1},
     ]  # fmt: skip
     (cell,) = evidence.noise(rows)

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser_support import MARKS, chromium
 from cli_support import invoke
 from study_support import LawExecutor, read
 
 from distillscale.drive import drive
 from distillscale.store import Store
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright")
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium: install it, or name it in CHROMIUM"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-]
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-ARGUMENTS += ["--disable-background-networking", "--disable-component-update"]
+pytestmark = MARKS
+browser = chromium
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +30,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         assert invoke("report", source, "--out", f"{name}.html", cwd=home).code == 0
     assert invoke("reproduce", "figure-2", "--out", "figs", "--format", "csv", cwd=home).code == 0
     return {name: home / f"{name}.html" for name in ("plan", "law", "study")} | {"index": home / "figs" / "index.html"}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 def open_page(browser: Any, path: Path, trouble: list[str], **options: Any) -> Any:

@@ -19,22 +19,16 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from browser_support import MARKS, chromium
 from cli_support import LLAMA, invoke, plant_files
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright")
 uvicorn = pytest.importorskip("uvicorn", reason="the planner needs the extra `web`")
 
 from distillscale import published  # noqa: E402
 from distillscale.web.app import create_app  # noqa: E402
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium: install it, or name it in CHROMIUM"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-]
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-ARGUMENTS += ["--disable-background-networking", "--disable-component-update"]
+pytestmark = MARKS
+browser = chromium
 SHOTS = os.environ.get("DISTILLSCALE_SHOTS")
 """A folder for screenshots to look at; none are taken without."""
 Page = Any
@@ -51,14 +45,6 @@ def address() -> Iterator[str]:
     yield f"http://127.0.0.1:{place.getsockname()[1]}/"
     server.should_exit = True
     thread.join(timeout=20)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

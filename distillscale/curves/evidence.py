@@ -199,7 +199,7 @@ def gains(rows: Sequence[Row]) -> list[Gain]:
 
 
 def _size(row: Row) -> tuple[Any, ...]:
-    return row["params"], row["tokens"], row["schedule"]
+    return tuple(row[name] for name in ("params", "tokens", "schedule", "lr", "batch_tokens"))
 
 
 def gains_figure(found: Sequence[Gain]) -> Figure | None:

@@ -149,7 +149,7 @@ def break_even_table(scope: Scope) -> Table:
         for N in students:
             found = _caught_up(scope, N, Scenario(), _given(teacher, scope.grid.limits))
             budget = found.budget_flops
-            row.append(_tokens(scope, N, budget) if budget is not None else _never(found))
+            row.append(_tokens(scope, N, budget) if budget is not None else _never(scope, found))
         cells.append(tuple(row))
     return Table(
         name="given-teacher-break-even",
@@ -166,7 +166,9 @@ def _tokens(scope: Scope, N: float, budget: float) -> str:
     return format_count(float(scope.tokens_at(budget, N)))
 
 
-def _never(found: BreakEven) -> str:
+def _never(scope: Scope, found: BreakEven) -> str:
+    if found.behind_until_flops is not None:
+        return f"distilled from {_tokens(scope, found.student_params, found.behind_until_flops)}"
     return "supervised always" if found.largest_gain_nats <= 0 else "distilled always"
 
 

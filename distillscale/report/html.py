@@ -10,8 +10,9 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from ..chart import Chart, Figure, Table
@@ -163,8 +164,6 @@ def _source(figure: Figure) -> str:
 
 def _whole(figure: Figure, number: int) -> Chart:
     """A chart as it stands alone: a single one takes the figure's title and caption."""
-    from dataclasses import replace
-
     chart = figure.charts[number]
     if len(figure.charts) > 1:
         return chart
@@ -184,19 +183,8 @@ def _data(report: Report) -> Iterator[Element]:
                 continue
             for number in range(len(block.charts)):
                 data = Element("script", {"type": "application/json", "id": _id(f"{at}-{place}", number)})
-                text = json.dumps(_short(_whole(block, number).to_json()), ensure_ascii=False, separators=(",", ":"))
+                text = json.dumps(_whole(block, number).to_screen(), ensure_ascii=False, separators=(",", ":"))
                 data.text = (
                     _clean(text).replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
                 )
                 yield data
-
-
-def _short(value: object) -> object:
-    """Numbers to eight digits, which is more than a screen shows."""
-    if isinstance(value, float):
-        return float(f"{value:.8g}")
-    if isinstance(value, dict):
-        return {key: _short(each) for key, each in cast("dict[str, object]", value).items()}
-    if isinstance(value, list | tuple):
-        return [_short(each) for each in cast("Sequence[object]", value)]
-    return value

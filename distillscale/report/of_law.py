@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -167,12 +166,7 @@ def _figures(scope: Scope) -> list[Figure | Table]:
         else ("supervised-loss", "figure-36-isoflop-supervised")
     )
     entries = {entry.name: entry for entry in CATALOGUE}
-    return [_plain_name(entries[name].make(scope)) for name in wanted]
-
-
-def _plain_name(figure: Figure | Table) -> Figure | Table:
-    """Of one's own law it is not the paper's figure, but its counterpart."""
-    return replace(figure, source=f"as {figure.source}" if figure.source else "")
+    return [entries[name].make(scope) for name in wanted]
 
 
 def _provenance(evidence: LawSet) -> Facts:

@@ -18,6 +18,7 @@ from ..hardware import Compute
 from ..lawset import LawSet
 from ..plan import plan
 from ..problem import Student
+from ..published import DEFAULT
 from ..units import format_bytes, format_count, format_flops, format_money
 from .of_law import MADE_BY, about_law, evidence_blocks, fingerprint
 from .page import Code, Facts, Points, Report, Section, Text, one_chart, section
@@ -209,7 +210,7 @@ def _reproduce(answer: Plan, given: str, law: str) -> tuple[Code | Facts, ...]:
 
 
 def _law_option(law: str) -> str:
-    return "" if law == "busbridge2025" else f" --law {quote(law)}"
+    return "" if law == DEFAULT else f" --law {quote(law)}"
 
 
 def command_of(answer: Plan, law: str) -> str:

@@ -161,7 +161,7 @@ class Answers:
             "break_even": even.to_json(),
             "told": _told(found, even),
             "teachers": None if ranked is None else _teachers_told(ranked, found),
-            "charts": [_short(chart) for chart in charts],
+            "charts": [chart.to_screen() for chart in charts],
             "commands": commands_for(values, asked.law.name, found, asked.student, asked.scenario, asked.limits),
         }
 
@@ -284,12 +284,3 @@ def _with_teachers(chart: Chart, ranked: list[RankedTeacher]) -> Chart:
     marks = tuple(Mark(label=t.name, x=t.loss, y=t.student_loss) for t in ranked)
     note = " Your teachers: each with its student on the tokens that it leaves of the budget."
     return replace(chart, series=(*chart.series, points), marks=(*chart.marks, *marks), caption=chart.caption + note)
-
-
-def _short(chart: Chart) -> dict[str, Any]:
-    """The chart with numbers to seven digits, more than a screen has."""
-    out = chart.to_json()
-    for series in out["series"]:
-        for name in ("x", "y", "low", "high"):
-            series[name] = [None if v is None else float(f"{v:.7g}") for v in series[name]]
-    return out

@@ -33,7 +33,7 @@ from ..teachers import teachers_from
 from .answers import Answers
 from .bodies import Refused, failed, http_error, json_body, json_response, refuse, whole_body
 from .fields import DEFAULTS, fit_options, in_fields, named_field
-from .fitting import MOST_BYTES, MOST_ROWS, Busy, Fits, Gone, TooLong
+from .fitting import MOST_BYTES, MOST_ROWS, SECONDS, Busy, Fits, Gone, TooLong
 from .guard import LOGIN, LOOPBACK, Guard, Tokens
 from .laws import LawBook, UnknownUpload
 from .schema import openapi
@@ -65,7 +65,7 @@ class Settings:
     token: str | None = None
     remote: bool = False
     fits: int = 2
-    fit_seconds: float = 120.0
+    fit_seconds: float = SECONDS
 
 
 def create_app(settings: Settings | None = None, own_law: LawSet | None = None) -> ASGIApp:
