@@ -78,7 +78,7 @@ _TEACHER = _object(
 )  # fmt: skip
 _BREAK_EVEN = _object(
     law=_TEXT, scenario=_TEXT, student_params=_NUMBER, budget_flops=_MAYBE, interval=_ENDS, tolerance_nats=_NUMBER,
-    negligible_from_flops=_MAYBE, reason=_TEXT, folk_rule_flops=_NUMBER, warnings=_TEXTS,
+    negligible_from_flops=_MAYBE, behind_until_flops=_MAYBE, reason=_TEXT, folk_rule_flops=_NUMBER, warnings=_TEXTS,
 )  # fmt: skip
 _PLAN = _object(
     law=_TEXT, verdict={"enum": ["distill", "supervised", "toss-up"]}, probability=_MAYBE, gain_nats=_NUMBER,
