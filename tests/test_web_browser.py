@@ -378,6 +378,7 @@ def test_figures_zoom_and_come_back(opened: Any) -> None:
     page.mouse.move(box["x"] + 200, box["y"] + 100)
     assert re.search(r"\d\.\d+", page.locator("#figure-budget .chart-legend").inner_text())
     page.locator("#figure-budget summary").click()
+    page.locator("#figure-budget tbody tr").first.wait_for()  # the table is filled once it is opened
     assert page.locator("#figure-budget tbody tr").count() > 100
 
 
