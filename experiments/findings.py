@@ -273,7 +273,7 @@ def teacher_loss_only() -> Found:
     """Is anything of the teacher left once its loss is known?"""
     runs = [row for row in rows("teacher-loss-only") if row["kind"] == "distillation"]
     lines: list[str] = []
-    series: list[Series] = []
+    charts: list[Chart] = []
     for N, mine in sorted(by(runs, lambda r: r["params"]).items()):
         # L_S = a_seed + b L_T + c log2 N_T: c is what a doubling of the teacher at equal loss does
         seeds = sorted({row["seed"] for row in mine})
@@ -298,17 +298,18 @@ def teacher_loss_only() -> Found:
             f"{_size(N)}: {len(mine)} runs, per nat of teacher loss {slopes[-2]:+.3f}, per doubling of the teacher at "
             f"equal loss {slopes[-1]:+.4f} ({low:+.4f} to {high:+.4f}, {len(teachers)} teachers resampled)"
         )
+        series: list[Series] = []
         for N_T, taught in sorted(by(mine, lambda r: r["teacher_params"]).items()):
             ladder = dict(sorted(by(taught, lambda r: r["teacher_loss"]).items()))
             means = [mean(r["loss"] for r in students) for students in ladder.values()]
-            if N < 2e4:
-                series.append(_points(f"teacher of {format_count(N_T)}", list(ladder), means))
+            series.append(_points(f"teacher of {format_count(N_T)}", list(ladder), means, "points"))
             lines += [f"  {_size(N_T)}, L_T {L_T:.4f} → {m.value:.4f}" for L_T, m in zip(ladder, means, strict=True)]
-    chart = Chart(
-        name="teacher-loss-only", title="A student of 9k, 1M tokens", x=TEACHER, y=LOSS, series=tuple(series),
-        caption="means over seeds with 90 % intervals",
-    )  # fmt: skip
-    return Found(Figure(name="teacher-loss-only", title="Does only the loss matter?", charts=(chart,)), lines)
+        charts.append(Chart(
+            name=f"student-{N:.0f}", title=f"A student of {format_count(N)}, 1M tokens", x=TEACHER, y=LOSS,
+            series=tuple(series), caption="means over seeds with 90 % intervals",
+        ))  # fmt: skip
+    figure = Figure(name="teacher-loss-only", title="Does only the loss matter?", charts=tuple(charts), columns=2)
+    return Found(figure, lines)
 
 
 def break_even() -> Found:
