@@ -426,6 +426,42 @@ def mlp_mapping() -> Found:
     return Found(Figure(name="mlp-mapping", title="The mapping problem", charts=charts, columns=2), lines)
 
 
+def quick() -> Found:
+    """Both laws on the preset's runs, and what each teacher is worth against the twin without one."""
+    runs = rows("quick")
+    table = run_table(runs)
+    students = [row for row in runs if row["kind"] == "distillation"]
+    alone = {(row["params"], row["tokens"]): row["loss"] for row in runs if row["kind"] == "supervised"}
+    lines = [f"{len(alone)} supervised runs, {len(students)} students, {sum(r['cpu_seconds'] for r in runs):.0f} CPU s"]
+    for form in ("supervised", "chinchilla", "distillation"):
+        found = fit(table, form)
+        if found.law is None:
+            lines.append(f"{form}: none, {'; '.join(found.reasons)}")
+            continue
+        mine = table.of_kind("distillation" if form == "distillation" else "supervised")
+        assert isinstance(found.law, SupervisedLaw | DistillationLaw)
+        lines.append(
+            f"{form}: rms of log loss {100 * rmse(found.law, mine):.2f} %, "
+            + ", ".join(f"{k} {v:.4g}" for k, v in found.coefficients.items())
+        )
+    charts: list[Chart] = []
+    for N, taught in sorted(by(students, lambda r: r["params"]).items()):
+        series: list[Series] = []
+        for D, mine in sorted(by(taught, lambda r: r["tokens"]).items()):
+            ladder = sorted(mine, key=lambda r: -r["teacher_loss"])
+            gains = [alone[N, D] - row["loss"] for row in ladder]
+            series.append(Series.of(f"{format_count(D)} tokens", [row["teacher_loss"] for row in ladder], gains))
+            lines += [
+                f"{_size(N)}, {format_count(D)} tokens, teacher {row['teacher_loss']:.3f}: gain {gain:+.4f}"
+                for row, gain in zip(ladder, gains, strict=True)
+            ]
+        charts.append(Chart(
+            name=f"student-{N:.0f}", title=_size(N), x=TEACHER, y=Axis(label="gain over the twin", unit="nats/token"),
+            series=tuple(series), marks=(Mark(label="", x=None, y=0.0),),
+        ))  # fmt: skip
+    return Found(Figure(name="quick", title="What a teacher is worth", charts=tuple(charts), columns=3), lines)
+
+
 FINDINGS: Final[dict[str, Callable[[], Found]]] = {
     "supervised-law": supervised_law,
     "distillation-law": distillation_law,
@@ -438,4 +474,5 @@ FINDINGS: Final[dict[str, Callable[[], Found]]] = {
     "extrapolation": extrapolation,
     "kernel-regression": kernel_regression,
     "mlp-mapping": mlp_mapping,
+    "quick": quick,
 }
