@@ -194,6 +194,20 @@ def learning_rate() -> Found:
         best = min(mine, key=lambda r: r["loss"])
         at = next(r for r in mine if r["lr"] == 0.01)
         lines.append(f"{name}: best rate {best['lr']:g}, 0.01 costs {at['loss'] - best['loss']:.4f} nats")
+    # What the shared rate costs at the largest size, spread over the sizes in log N: would the law be another?
+    costs = []
+    for mine in by((r for r in runs if r["params"] > 5e5), lambda r: r["tokens"]).values():
+        costs.append(next(r["loss"] for r in mine if r["lr"] == 0.01) - min(r["loss"] for r in mine))
+    alone = [row for row in rows("supervised-law") if row["kind"] == "supervised"]
+    least, most = (np.log(end(row["params"] for row in runs)) for end in (min, max))
+    for name, cost in (("as run", 0.0), ("corrected", float(np.mean(costs)))):
+        moved = [{**r, "loss": float(r["loss"] - cost * (np.log(r["params"]) - least) / (most - least))} for r in alone]
+        found = fit(run_table(moved), "supervised")
+        assert isinstance(found.law, SupervisedLaw)
+        lines.append(
+            f"Eq 1 {name} (by {cost:.4f} nats at the largest): rms {100 * rmse(found.law, run_table(moved)):.2f} %, "
+            + ", ".join(f"{k} {v:.4g}" for k, v in found.coefficients.items())
+        )
     chart = Chart(
         name="learning-rate", title="Loss over the learning rate", x=Axis(label="learning rate", scale="log"), y=LOSS,
         series=tuple(series),
