@@ -4,51 +4,19 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from analysis import HERE, Mean, Row, by, mean, merged, paired, plain, pooled, rows, run_table
+from demonstrations import kernel_regression, mlp_mapping
+from drawing import LOSS, TEACHER, TOKENS, Found, points, residuals, rmse, size
 
 from distillscale import DistillationLaw, RunTable, SupervisedLaw, compare, fit
 from distillscale.chart import Axis, Chart, Figure, Mark, Series
+from distillscale.cost import TRAINING_PASSES
 from distillscale.curves.evidence import noise
 from distillscale.extrapolation import largest_runs
 from distillscale.units import format_count
-
-LOSS: Final = Axis(label="loss", unit="nats/token")
-TOKENS: Final = Axis(label="tokens", scale="log")
-TEACHER: Final = Axis(label="teacher's loss", unit="nats/token")
-
-
-class Found(NamedTuple):
-    """A figure and what it says."""
-
-    figure: Figure
-    lines: list[str]
-
-
-def rmse(law: SupervisedLaw | DistillationLaw, table: RunTable) -> float:
-    """Root mean square of log(law/measured)."""
-    return float(np.sqrt(np.mean(_residuals(law, table) ** 2)))
-
-
-def _residuals(law: SupervisedLaw | DistillationLaw, table: RunTable) -> np.ndarray:
-    if isinstance(law, DistillationLaw):
-        return np.log(law.loss(table.params, table.tokens, table.teacher_loss) / table.loss)
-    return np.log(law.loss(table.params, table.tokens) / table.loss)
-
-
-def _size(N: float) -> str:
-    return f"N = {format_count(N)}"
-
-
-def _points(name: str, x: list[float], values: list[Mean], style: str = "line") -> Series:
-    """Means with their intervals."""
-    bands = all(v.low is not None for v in values)
-    return Series(
-        name=name, x=tuple(x), y=tuple(v.value for v in values), style=style,
-        low=tuple(v.low for v in values) if bands else (), high=tuple(v.high for v in values) if bands else (),
-    )  # fmt: skip
 
 
 def supervised_law() -> Found:
@@ -86,8 +54,8 @@ def supervised_law() -> Found:
     series: list[Series] = []
     for N, mine in by(sorted(runs, key=lambda r: r["params"]), lambda r: r["params"]).items():
         D = np.geomspace(min(r["tokens"] for r in mine), max(r["tokens"] for r in mine), 40)
-        series.append(Series.of(_size(N), D, law.loss(N, D)))
-        series.append(Series.of(_size(N), [r["tokens"] for r in mine], [r["loss"] for r in mine], "points"))
+        series.append(Series.of(size(N), D, law.loss(N, D)))
+        series.append(Series.of(size(N), [r["tokens"] for r in mine], [r["loss"] for r in mine], "points"))
     chart = Chart(
         name="supervised-law", title="Loss over tokens, by size", x=TOKENS, y=LOSS, series=tuple(series),
         caption="points: runs; lines: Eq 1 fitted to all of them",
@@ -111,7 +79,7 @@ def distillation_law() -> Found:
     assert isinstance(law, DistillationLaw)
     alone = law.supervised.loss(mine.params, mine.tokens)
     lead, gain = alone - mine.teacher_loss, alone - mine.loss
-    off = _residuals(law, mine)
+    off = residuals(law, mine)
     lines = [
         f"{len(students)} students of {len({r['teacher'] for r in students})} teachers",
         f"Eq 8: rms of log loss {100 * rmse(law, mine):.2f} %, largest {100 * np.max(np.abs(off)):.2f} %",
@@ -139,7 +107,7 @@ def distillation_law() -> Found:
         y=Axis(label="gain L̃_S − L_S", unit="nats/token"), series=tuple(series), marks=(Mark(label="", x=None, y=0.0),),
         caption="L̃_S is Eq 1 of the same runs; above 0 distillation wins at equal student tokens",
     )  # fmt: skip
-    of_size = {_size(N): mine.params == N for N in np.unique(mine.params)}
+    of_size = {size(N): mine.params == N for N in np.unique(mine.params)}
     series = [Series.of(name, lead[at], 100 * off[at], "points") for name, at in of_size.items()]
     misses = Chart(
         name="residuals", title="What Eq 8 misses", x=gains.x, y=Axis(label="(law − measured)/measured", unit="%"),
@@ -158,7 +126,7 @@ def capacity_gap() -> Found:
     for D, mine in sorted(by(runs, lambda r: r["tokens"]).items()):
         ladder = dict(sorted(by(mine, lambda r: r["teacher_loss"]).items(), reverse=True))
         means = [mean(r["loss"] for r in students) for students in ladder.values()]
-        series.append(_points(f"{format_count(D)} tokens", list(ladder), means))
+        series.append(points(f"{format_count(D)} tokens", list(ladder), means))
         for L_T, value in zip(ladder, means, strict=True):
             lines.append(f"{format_count(D)}: teacher {L_T:.3f} → student {value.value:.4f} ({value.count} seeds)")
         lines.append(f"{format_count(D)}: strongest − best teacher, cross-fitted: {_cross_fitted(ladder)}")
@@ -189,7 +157,7 @@ def learning_rate() -> Found:
     lines: list[str] = []
     for (N, D), mine in by(runs, lambda r: (r["params"], r["tokens"])).items():
         mine = sorted(mine, key=lambda r: r["lr"])
-        name = f"{_size(N)}, {format_count(D)} tokens"
+        name = f"{size(N)}, {format_count(D)} tokens"
         series.append(Series.of(name, [r["lr"] for r in mine], [r["loss"] for r in mine]))
         best = min(mine, key=lambda r: r["loss"])
         at = next(r for r in mine if r["lr"] == 0.01)
@@ -244,7 +212,7 @@ def truncation() -> Found:
             kept = [(k, groups[f"{kind} {k}{lam}"][1]) for k in (4, 16, 64) if f"{kind} {k}{lam}" in groups]
             if kept:
                 values = [paired(mine, full) for _, mine in kept]
-                series.append(_points(kind + lam, [float(k) for k, _ in kept], values))
+                series.append(points(kind + lam, [float(k) for k, _ in kept], values))
     chart = Chart(
         name="truncation", title="What keeping part of the distribution costs", y=Axis(label="cost", unit="nats/token"),
         x=Axis(label="classes kept or draws, of 512", scale="log"), series=tuple(series),
@@ -268,7 +236,7 @@ def mixing() -> Found:
     series: list[Series] = []
     for N, mine in sorted(by((r for r in runs if r["tau"] == 1), lambda r: r["teacher_params"]).items()):
         grid = dict(sorted(by(mine, lambda r: r["lam"]).items()))
-        series.append(_points(f"teacher of {format_count(N)}", list(grid), [paired(alone, g) for g in grid.values()]))
+        series.append(points(f"teacher of {format_count(N)}", list(grid), [paired(alone, g) for g in grid.values()]))
     lam = Chart(
         name="lambda", title="A student of 40k, 1M tokens", x=Axis(label="λ, the share of the teacher"),
         y=Axis(label="gain over no teacher", unit="nats/token"), series=tuple(series),
@@ -278,7 +246,7 @@ def mixing() -> Found:
     warm = dict(sorted(by(strongest, lambda r: r["tau"]).items()))
     tau = Chart(
         name="tau", title="Under the strongest teacher, λ = 1", x=Axis(label="τ", scale="log"), y=lam.y,
-        series=(_points("gain", list(warm), [paired(alone, g) for g in warm.values()]),),
+        series=(points("gain", list(warm), [paired(alone, g) for g in warm.values()]),),
     )  # fmt: skip
     return Found(Figure(name="mixing", title="Mixing and temperature", charts=(lam, tau), columns=2), lines)
 
@@ -309,15 +277,15 @@ def teacher_loss_only() -> Found:
                 drawn.append(np.linalg.lstsq(design[at], loss[at], rcond=None)[0][-1])
         low, high = np.quantile(drawn, [0.05, 0.95])
         lines.append(
-            f"{_size(N)}: {len(mine)} runs, per nat of teacher loss {slopes[-2]:+.3f}, per doubling of the teacher at "
+            f"{size(N)}: {len(mine)} runs, per nat of teacher loss {slopes[-2]:+.3f}, per doubling of the teacher at "
             f"equal loss {slopes[-1]:+.4f} ({low:+.4f} to {high:+.4f}, {len(teachers)} teachers resampled)"
         )
         series: list[Series] = []
         for N_T, taught in sorted(by(mine, lambda r: r["teacher_params"]).items()):
             ladder = dict(sorted(by(taught, lambda r: r["teacher_loss"]).items()))
             means = [mean(r["loss"] for r in students) for students in ladder.values()]
-            series.append(_points(f"teacher of {format_count(N_T)}", list(ladder), means, "points"))
-            lines += [f"  {_size(N_T)}, L_T {L_T:.4f} → {m.value:.4f}" for L_T, m in zip(ladder, means, strict=True)]
+            series.append(points(f"teacher of {format_count(N_T)}", list(ladder), means, "points"))
+            lines += [f"  {size(N_T)}, L_T {L_T:.4f} → {m.value:.4f}" for L_T, m in zip(ladder, means, strict=True)]
         charts.append(Chart(
             name=f"student-{N:.0f}", title=f"A student of {format_count(N)}, 1M tokens", x=TEACHER, y=LOSS,
             series=tuple(series), caption="means over seeds with 90 % intervals",
@@ -330,7 +298,10 @@ def break_even() -> Found:
     """Distilled and supervised at equal FLOPs."""
     runs = rows("break-even")
     students = [row for row in runs if row["kind"] == "distillation"]
-    training = max(row["flops"] for row in runs if row["id"] == students[0]["teacher"])
+    teacher = next(row for row in runs if row["id"] == students[0]["teacher"])
+    training = teacher["flops"]
+    # Of one student by itself: what a run was charged depends on how many shared its teacher's passes.
+    logits = training / (TRAINING_PASSES * teacher["tokens"])
     lines: list[str] = []
     charts: list[Chart] = []
     for N, taught in sorted(by(students, lambda r: r["params"]).items()):
@@ -339,8 +310,8 @@ def break_even() -> Found:
         cost = {D: float(np.mean([r["flops"] for r in mine])) for D, mine in alone.items()}
         series = [Series.of("supervised", [cost[D] for D in curve], [m.value for m in curve.values()])]
         grid = dict(sorted(by(taught, lambda r: r["tokens"]).items()))
-        for name, extra in (("teacher free", lambda r: 0.0), ("logits paid", lambda r: r["flops_teacher"]),
-                            ("all of the teacher paid", lambda r: r["flops_teacher"] + training)):  # fmt: skip
+        for name, extra in (("teacher free", lambda r: 0.0), ("logits paid", lambda r: logits * r["tokens"]),
+                            ("all of the teacher paid", lambda r: logits * r["tokens"] + training)):  # fmt: skip
             flops = [float(np.mean([r["flops"] + extra(r) for r in mine])) for mine in grid.values()]
             losses = [mean(r["loss"] for r in mine) for mine in grid.values()]
             series.append(Series.of(name, flops, [m.value for m in losses]))
@@ -349,14 +320,12 @@ def break_even() -> Found:
                 if known[0] <= np.log(C) <= known[-1]:
                     twin = float(np.interp(np.log(C), known, [v.value for v in curve.values()]))
                     lines.append(
-                        f"{_size(N)}, {name}, {format_count(D)} tokens, {C:.2e} FLOPs: gain {twin - m.value:+.4f}"
+                        f"{size(N)}, {name}, {format_count(D)} tokens, {C:.2e} FLOPs: gain {twin - m.value:+.4f}"
                     )
                 else:
-                    lines.append(
-                        f"{_size(N)}, {name}, {format_count(D)} tokens, {C:.2e} FLOPs: beyond the longest twin"
-                    )
+                    lines.append(f"{size(N)}, {name}, {format_count(D)} tokens, {C:.2e} FLOPs: beyond the longest twin")
         charts.append(Chart(
-            name=f"break-even-{N:.0f}", title=_size(N), x=Axis(label="compute", unit="FLOPs", scale="log"), y=LOSS,
+            name=f"break-even-{N:.0f}", title=size(N), x=Axis(label="compute", unit="FLOPs", scale="log"), y=LOSS,
             series=tuple(series),
         ))  # fmt: skip
     return Found(Figure(name="break-even", title="Equal compute", charts=tuple(charts), columns=2), lines)
@@ -388,58 +357,6 @@ def extrapolation() -> Found:
     return Found(Figure(name="extrapolation", title="The largest runs, forecast", charts=(chart,)), lines)
 
 
-def kernel_regression() -> Found:
-    """Errors over teacher size, by student."""
-    with (HERE / "kernel-regression" / "results.csv").open(encoding="utf-8", newline="") as file:
-        table = list(csv.DictReader(file))
-    series: list[Series] = []
-    lines: list[str] = []
-    for n, mine in by(table, lambda r: int(r["n"])).items():
-        m, e = [int(r["m"]) for r in mine], [float(r["student_error"]) for r in mine]
-        series.append(Series.of(f"n = {n}", m, e))
-        lines.append(f"n = {n}: least {min(e):.3f}, with the largest teacher {e[-1]:.3f}")
-    both = [
-        (float(r["student_error"]), float(r["student_error_by_descent"]))
-        for r in table
-        if r["student_error_by_descent"]
-    ]
-    lines.append(
-        f"closed form against descent: at most {max(abs(a - b) for a, b in both):.1e} apart, {len(both)} cases"
-    )
-    chart = Chart(
-        name="kernel-regression", title="Student's error over the teacher's size",
-        x=Axis(label="basis functions of the teacher m"), y=Axis(label="distance from f*"), series=tuple(series),
-    )  # fmt: skip
-    return Found(Figure(name="kernel-regression", title="A capacity gap in closed form", charts=(chart,)), lines)
-
-
-def mlp_mapping() -> Found:
-    """Student loss over teacher width and over the length of a wide teacher's training."""
-    with (HERE / "mlp-mapping" / "results.csv").open(encoding="utf-8", newline="") as file:
-        table = [{k: v if k == "id" else float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-    lines: list[str] = []
-    widths: list[Series] = []
-    lengths: list[Series] = []
-    usual = {r["teacher_width"]: max(q["teacher_steps"] for q in table if q["teacher_width"] == r["teacher_width"])
-             for r in table}  # fmt: skip
-    for width, mine in sorted(by(table, lambda r: r["width"]).items()):
-        full = [r for r in mine if r["teacher_steps"] == usual[r["teacher_width"]]]
-        short = [r for r in mine if r["teacher_width"] == 512 and width == 256]
-        for kept, key, into in ((full, "teacher_width", widths), (short, "teacher_steps", lengths)):
-            if kept:
-                ladder = dict(sorted(by(kept, lambda r, key=key: r[key]).items()))
-                means = [mean(r["loss"] for r in group) for group in ladder.values()]
-                into.append(_points(f"student of {width:.0f}", list(ladder), means))
-                lines += [f"student {width:.0f}, {key} {x:.0f}: {m}" for x, m in zip(ladder, means, strict=True)]
-    charts = (
-        Chart(name="width", title="Teachers of several widths", x=Axis(label="teacher's width", scale="log"), y=LOSS,
-              series=tuple(widths)),
-        Chart(name="length", title="A teacher of width 512", x=Axis(label="teacher's steps", scale="log"), y=LOSS,
-              series=tuple(lengths)),
-    )  # fmt: skip
-    return Found(Figure(name="mlp-mapping", title="The mapping problem", charts=charts, columns=2), lines)
-
-
 def quick() -> Found:
     """Both laws on the preset's runs, and what each teacher is worth against the twin without one."""
     runs = rows("quick")
@@ -466,11 +383,11 @@ def quick() -> Found:
             gains = [alone[N, D] - row["loss"] for row in ladder]
             series.append(Series.of(f"{format_count(D)} tokens", [row["teacher_loss"] for row in ladder], gains))
             lines += [
-                f"{_size(N)}, {format_count(D)} tokens, teacher {row['teacher_loss']:.3f}: gain {gain:+.4f}"
+                f"{size(N)}, {format_count(D)} tokens, teacher {row['teacher_loss']:.3f}: gain {gain:+.4f}"
                 for row, gain in zip(ladder, gains, strict=True)
             ]
         charts.append(Chart(
-            name=f"student-{N:.0f}", title=_size(N), x=TEACHER, y=Axis(label="gain over the twin", unit="nats/token"),
+            name=f"student-{N:.0f}", title=size(N), x=TEACHER, y=Axis(label="gain over the twin", unit="nats/token"),
             series=tuple(series), marks=(Mark(label="", x=None, y=0.0),),
         ))  # fmt: skip
     return Found(Figure(name="quick", title="What a teacher is worth", charts=tuple(charts), columns=3), lines)
