@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -358,9 +359,9 @@ def extrapolation() -> Found:
     return Found(Figure(name="extrapolation", title="The largest runs, forecast", charts=(chart,)), lines)
 
 
-def quick() -> Found:
-    """Both laws on the preset's runs, and what each teacher is worth against the twin without one."""
-    runs = rows("quick")
+def preset(name: str) -> Found:
+    """Both laws on a preset's runs, and what each teacher is worth against the twin without one."""
+    runs = rows(name)
     table = run_table(runs)
     students = [row for row in runs if row["kind"] == "distillation"]
     alone = {(row["params"], row["tokens"]): row["loss"] for row in runs if row["kind"] == "supervised"}
@@ -391,7 +392,7 @@ def quick() -> Found:
             name=f"student-{N:.0f}", title=size(N), x=TEACHER, y=Axis(label="gain over the twin", unit="nats/token"),
             series=tuple(series), marks=(Mark(label="", x=None, y=0.0),),
         ))  # fmt: skip
-    return Found(Figure(name="quick", title="What a teacher is worth", charts=tuple(charts), columns=3), lines)
+    return Found(Figure(name=name, title="What a teacher is worth", charts=tuple(charts), columns=3), lines)
 
 
 FINDINGS: Final[dict[str, Callable[[], Found]]] = {
@@ -406,5 +407,6 @@ FINDINGS: Final[dict[str, Callable[[], Found]]] = {
     "extrapolation": extrapolation,
     "kernel-regression": kernel_regression,
     "mlp-mapping": mlp_mapping,
-    "quick": quick,
+    "quick": partial(preset, "quick"),
+    "demo": partial(preset, "demo"),
 }
