@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 
 from analysis import HERE, by, mean
-from drawing import LOSS, Found, points
+from drawing import Found, points
 
 from distillscale.chart import Axis, Chart, Figure, Series
 
@@ -53,10 +53,11 @@ def mlp_mapping() -> Found:
                 means = [mean(r["loss"] for r in group) for group in ladder.values()]
                 into.append(points(f"student of {width:.0f}", list(ladder), means))
                 lines += [f"student {width:.0f}, {key} {x:.0f}: {m}" for x, m in zip(ladder, means, strict=True)]
+    loss = Axis(label="student's loss", unit="nats")
     charts = (
-        Chart(name="width", title="Teachers of several widths", x=Axis(label="teacher's width", scale="log"), y=LOSS,
+        Chart(name="width", title="Teachers of several widths", x=Axis(label="teacher's width", scale="log"), y=loss,
               series=tuple(widths)),
-        Chart(name="length", title="A teacher of width 512", x=Axis(label="teacher's steps", scale="log"), y=LOSS,
+        Chart(name="length", title="A teacher of width 512", x=Axis(label="teacher's steps", scale="log"), y=loss,
               series=tuple(lengths)),
     )  # fmt: skip
     return Found(Figure(name="mlp-mapping", title="The mapping problem", charts=charts, columns=2), lines)
