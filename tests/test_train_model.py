@@ -231,6 +231,7 @@ def test_a_sequence_longer_than_the_context_is_refused() -> None:
 Pair = tuple[Callable[..., Any], Callable[..., Any]]
 PAIRS: dict[str, Pair] = {
     "rms_norm": (fused.rms_norm, fused.rms_norm_plain),
+    "normed_linear": (fused.normed_linear, fused.normed_linear_plain),
     "gate": (fused.gate, fused.gate_plain),
     "heads": (fused.heads, fused.heads_plain),
     "rotate": (fused.rotate, fused.rotate_plain),
@@ -247,6 +248,8 @@ def arguments_of(name: str, dtype: Any, B: int, T: int, K: int, group: int, P: i
     E, H = 2 * P, K * group
     if name == "rms_norm":
         return draw(B, T, E), draw(E), 1e-6
+    if name == "normed_linear":
+        return draw(B, T, E), draw(E), draw(K, E), 1e-6
     if name == "gate":
         return (draw(B, T, E),)
     if name == "rotate":
@@ -303,6 +306,8 @@ def test_the_hand_written_path_is_the_one_taken_on_a_cpu(name: str) -> None:
     assert fused.pays(first)
     assert not fused.pays(first.bfloat16())
     assert not fused.pays(first.to("meta"))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not fused.pays(first)
 
 
 def test_bf16_stays_near_fp32() -> None:

@@ -32,6 +32,8 @@ __all__ = [
     "heads",
     "heads_plain",
     "keep_freed_memory",
+    "normed_linear",
+    "normed_linear_plain",
     "pays",
     "rms_norm",
     "rms_norm_plain",
@@ -46,8 +48,10 @@ _ROWS = 64
 
 
 def pays(x: Tensor) -> bool:
-    """Whether the hand-written gradients are worth using: in fp32 or fp64 on a CPU, eagerly."""
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
+    """Whether the hand-written gradients are worth using: in fp32 or fp64 on a CPU, eagerly, without autocast."""
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return False
+    return not (torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"))
 
 
 def rms_norm(x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
@@ -81,6 +85,46 @@ class _RMSNorm(torch.autograd.Function):
         mean_N1 = torch.mv(product_ND, gain_D).div_(-unit_ND.shape[1]).unsqueeze(1)
         dx_ND = torch.mul(dy_ND, gain_D, out=product_ND).addcmul_(unit_ND, mean_N1).mul_(inverse_N1)
         return dx_ND.view(dy.shape), dgain_D, None
+
+
+def normed_linear(x: Tensor, gain_D: Tensor, weight_FD: Tensor, eps: float) -> Tensor:
+    """rms_norm(x) · weightᵀ."""
+    if pays(x):
+        return _NormedLinear.apply(x, gain_D, weight_FD, eps)  # pyright: ignore
+    return normed_linear_plain(x, gain_D, weight_FD, eps)
+
+
+def normed_linear_plain(x: Tensor, gain_D: Tensor, weight_FD: Tensor, eps: float) -> Tensor:
+    return F.linear(rms_norm_plain(x, gain_D, eps), weight_FD)
+
+
+class _NormedLinear(torch.autograd.Function):
+    """With u as above and V = weight · gain, y = u Vᵀ: the gain is a pass over the weight instead of the tokens.
+
+    dV = dyᵀ u,  dweight = dV · gain,  dg = Σ dV · weight,  dx = r (du − u · mean(du u)) of du = dy V.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain_D: Tensor, weight_FD: Tensor, eps: float) -> Tensor:
+        x_ND = x.reshape(-1, x.shape[-1])
+        square_ND = x_ND.square()
+        inverse_N1 = _row_means(square_ND).add_(eps).rsqrt_()
+        unit_ND = torch.mul(x_ND, inverse_N1, out=square_ND)
+        scaled_FD = weight_FD * gain_D
+        ctx.save_for_backward(unit_ND, inverse_N1, gain_D, weight_FD, scaled_FD)
+        return (unit_ND @ scaled_FD.T).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        unit_ND, inverse_N1, gain_D, weight_FD, scaled_FD = ctx.saved_tensors
+        dy_NF = dy.reshape(-1, dy.shape[-1])
+        dunit_ND = dy_NF @ scaled_FD
+        mean_N1 = _row_means(dunit_ND * unit_ND).neg_()
+        dx_ND = dunit_ND.addcmul_(unit_ND, mean_N1).mul_(inverse_N1)
+        dscaled_FD = dy_NF.T @ unit_ND
+        dgain_D = (dscaled_FD * weight_FD).sum(0)
+        return dx_ND.view(*dy.shape[:-1], -1), dgain_D, dscaled_FD.mul_(gain_D), None
 
 
 def gate(packed: Tensor) -> Tensor:
@@ -150,11 +194,15 @@ class _Heads(torch.autograd.Function):
         square_BTAE = qk_BTAE.square()
         inverse_BTA1 = _row_means(square_BTAE).add_(eps).rsqrt_()
         unit_BTAE = torch.mul(qk_BTAE, inverse_BTA1, out=square_BTAE)
-        turned_BTAE = unit_BTAE * gain_AE
-        _pairs(turned_BTAE).mul_(torch.view_as_complex(turns_TAP2))
         ctx.save_for_backward(unit_BTAE, inverse_BTA1, gain_AE, turns_TAP2)
-        q_BTHE, k_BTKE = turned_BTAE.split((A - K, K), dim=2)
-        return q_BTHE.transpose(1, 2), k_BTKE.transpose(1, 2), qkv_BTCE[:, :, A:].transpose(1, 2)
+        gained_BATP = _pairs(unit_BTAE * gain_AE).transpose(1, 2)
+        turns_ATP = torch.view_as_complex(turns_TAP2).transpose(0, 1)
+        B, T, _, E = unit_BTAE.shape
+        # Each head's rows one after the other, as the products of attention want them.
+        q_BHTE, k_BKTE = unit_BTAE.new_empty(B, A - K, T, E), unit_BTAE.new_empty(B, K, T, E)
+        torch.mul(gained_BATP[:, : A - K], turns_ATP[: A - K], out=_pairs(q_BHTE))
+        torch.mul(gained_BATP[:, A - K :], turns_ATP[A - K :], out=_pairs(k_BKTE))
+        return q_BHTE, k_BKTE, qkv_BTCE[:, :, A:].transpose(1, 2)
 
     @staticmethod
     @once_differentiable
@@ -219,15 +267,21 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, dout_BHTE: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *kept = ctx.saved_tensors
         dout, nothing = dout_BHTE.reshape(q.shape), q.new_empty(())
-        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for index, probability in enumerate(kept):
-            start, end = index * _ROWS, min((index + 1) * _ROWS, q.shape[1])
+        dq, dk, dv = torch.empty_like(q), nothing, nothing
+        for index in reversed(range(len(kept))):  # the last rows see every key, so theirs are the first to be written
+            probability, start = kept[index], index * _ROWS
+            end = min(start + _ROWS, q.shape[1])
             rows = dout[:, start:end]
-            dv[:, :end].baddbmm_(probability.transpose(1, 2), rows)
             dscore = torch.bmm(rows, v[:, :end].transpose(1, 2))
             dscore = torch.ops.aten._softmax_backward_data(dscore, probability, -1, probability.dtype)
             dq[:, start:end] = torch.baddbmm(nothing, dscore, k[:, :end], beta=0, alpha=ctx.scale)
-            dk[:, :end].baddbmm_(dscore.transpose(1, 2), q[:, start:end], alpha=ctx.scale)
+            dkeys = torch.baddbmm(nothing, dscore.transpose(1, 2), q[:, start:end], beta=0, alpha=ctx.scale)
+            dvalues = torch.bmm(probability.transpose(1, 2), rows)
+            if end == q.shape[1]:
+                dk, dv = dkeys, dvalues
+            else:  # not in place: into a part of a tensor a batched product goes matrix by matrix
+                dk[:, :end].add_(dkeys)
+                dv[:, :end].add_(dvalues)
         return dq.view(dout_BHTE.shape), dk.view(dout_BHTE.shape), dv.view(dout_BHTE.shape), None
 
 

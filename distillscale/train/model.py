@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from ..arch import Arch
 from ..errors import InputError
-from .fused import attention, gate, heads, rms_norm, rotate, rotations
+from .fused import attention, gate, heads, normed_linear, rms_norm, rotate, rotations
 from .mup import BASE_WIDTH, attention_scale, init_weights, readout_multiplier
 
 __all__ = ["NORM_EPS", "ROPE_BASE", "Transformer"]
@@ -178,8 +178,8 @@ class Block(nn.Module):
         """Causal attention of the normed residual: what it adds to the stream."""
         B, T, _ = x_BTD.shape
         H, K, E = self.heads, self.kv_heads, self.d_head
-        h_BTD = rms_norm(x_BTD, self.attention_norm, self.norm_eps)
-        qkv_BTCE = F.linear(h_BTD, self.qkv).view(B, T, H + 2 * K, E)
+        qkv_BTX = normed_linear(x_BTD, self.attention_norm, self.qkv, self.norm_eps)
+        qkv_BTCE = qkv_BTX.view(B, T, H + 2 * K, E)
         if self.qk_norm == "head":
             q_BHTE, k_BKTE, v_BKTE = heads(qkv_BTCE, self.query_norm, self.key_norm, turns_TAP2, self.norm_eps)
         else:
@@ -194,5 +194,5 @@ class Block(nn.Module):
 
     def feed_forward(self, x_BTD: Tensor) -> Tensor:
         """down(silu(gate) · up), or down(gelu(up)) without a gate, of the normed residual."""
-        up_BTF = F.linear(rms_norm(x_BTD, self.ffn_norm, self.norm_eps), self.up)
+        up_BTF = normed_linear(x_BTD, self.ffn_norm, self.up, self.norm_eps)
         return F.linear(gate(up_BTF) if self.gated else F.gelu(up_BTF), self.down)
