@@ -4,8 +4,8 @@ On a CPU a small transformer spends more on passes over memory than its products
 few passes, in place where it may, what autograd does in many; each has a plain twin of the same signature, which
 other devices and compilers use, and the tests hold the two together.
 
-Shape suffixes: N tokens (any leading axes flattened), D d_model, F d_ff; B batch, T time, H heads of queries, K heads
-of keys (and of values), A = H + K, C = H + 2K, E d_head, P = E/2.
+Shape suffixes: N tokens (any leading axes flattened), D d_model, F outputs of a product; B batch, T time, H heads of
+queries, K heads of keys (and of values), A = H + K, C = H + 2K, E d_head, P = E/2.
 """
 
 # torch's functions are partly untyped, and so is what a context carries from forward to backward:

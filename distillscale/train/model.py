@@ -178,8 +178,7 @@ class Block(nn.Module):
         """Causal attention of the normed residual: what it adds to the stream."""
         B, T, _ = x_BTD.shape
         H, K, E = self.heads, self.kv_heads, self.d_head
-        qkv_BTX = normed_linear(x_BTD, self.attention_norm, self.qkv, self.norm_eps)
-        qkv_BTCE = qkv_BTX.view(B, T, H + 2 * K, E)
+        qkv_BTCE = normed_linear(x_BTD, self.attention_norm, self.qkv, self.norm_eps).view(B, T, H + 2 * K, E)
         if self.qk_norm == "head":
             q_BHTE, k_BKTE, v_BKTE = heads(qkv_BTCE, self.query_norm, self.key_norm, turns_TAP2, self.norm_eps)
         else:
