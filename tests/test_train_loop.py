@@ -464,11 +464,18 @@ def test_bf16_products_train_as_fp32_does(tmp_path: Path, data: TokenData) -> No
     assert {tensor.dtype for tensor in found.values()} == {torch.float32}
 
 
-def test_precision_is_what_is_faster_here_and_stays_over_a_resume(
-    tmp_path: Path, data: TokenData, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("has_units", [True, False])
+def test_precision_goes_by_the_device(monkeypatch: pytest.MonkeyPatch, has_units: bool) -> None:
+    """A CPU with bf16 units is a CPU; a GPU that only emulates bf16 is one without."""
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or has_units
+    )
     assert pick_precision("bf16", CPU) == "bf16"
-    assert pick_precision("auto", CPU) in ("fp32", "bf16")
+    assert pick_precision("auto", CPU) == "fp32"
+    assert pick_precision("auto", torch.device("cuda")) == ("bf16" if has_units else "fp32")
+
+
+def test_precision_stays_over_a_resume(tmp_path: Path, data: TokenData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "pick_precision", lambda *_: "bf16")
     calls = iter(range(1, 100))
     with pytest.raises(Interrupted):
