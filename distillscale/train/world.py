@@ -11,6 +11,7 @@ over gloo between CPUs, also where gradients and weights go over NCCL between GP
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,6 +124,8 @@ class World:
 
 
 ALONE = World()
+_LETTING_GO = 0.1
+"""Seconds for what takes microseconds, on a machine busy with other things."""
 
 
 @contextmanager
@@ -158,3 +161,6 @@ def joined() -> Generator[World]:
         ) from error
     finally:
         dist.destroy_process_group()
+        # gloo's threads outlive the group as long as torch's caches hold its mesh, and take the interpreter's lock once
+        # more to let go of the last collectives' tensors: an interpreter that ends meanwhile aborts (SIGABRT).
+        time.sleep(_LETTING_GO)
