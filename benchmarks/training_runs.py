@@ -1,14 +1,18 @@
-"""Whole training runs of miniature models, tokens a CPU second: ours against Hugging Face's and TRL's trainers.
+"""Whole training runs of miniature models: ours against Hugging Face's and TRL's trainers.
 
-Pure distillation and plain pretraining of the same shapes from the same weights, 2,048 tokens a step, one thread,
-fp32; and what one teacher pass for several students saves. Each way is a process of its own.
+Pure distillation and plain pretraining of the same shapes from the same weights, 2,048 tokens a step, fp32: tokens a
+CPU second of one thread, and tokens a second of the whole machine as each is used there; and what one teacher pass for
+several students saves. Each way is a process of its own.
 """
 
 from __future__ import annotations
 
+import os
+import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,12 +42,23 @@ SHAPES = (
     Shape((3, 128), (3, 256), 1024, 128, 40),
     Shape((5, 128), (4, 320), 8192, 256, 20),
 )
-RIVALS = {
-    "gkd-default": ("TRL's GKDTrainer as it comes, with gradient checkpointing", 2.2, True),
-    "gkd-trainer": ("TRL's GKDTrainer without", None, True),
-    "hand-kd": ("a plain PyTorch loop with `F.kl_div`, lean model", 1.3, False),
-    "loop-kd": ("a plain PyTorch loop with `F.kl_div`, Hugging Face models", None, True),
+
+
+class Rival(NamedTuple):
+    name: str
+    target: float | None = None
+    foreign: bool = True
+    """In an environment of its own."""
+
+
+KD = {
+    "gkd-default": Rival("TRL's GKDTrainer as it comes, with gradient checkpointing", 2.2),
+    "gkd-trainer": Rival("TRL's GKDTrainer without"),
+    "hand-kd": Rival("a plain PyTorch loop with `F.kl_div`, lean model", 1.3, foreign=False),
+    "loop-kd": Rival("a plain PyTorch loop with `F.kl_div`, Hugging Face models"),
 }
+NTP = {"hf-trainer": Rival("Hugging Face's Trainer", 1.5)}
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def lines() -> Iterator[Line]:
@@ -51,44 +66,103 @@ def lines() -> Iterator[Line]:
         with tempfile.TemporaryDirectory() as home:
             folder = Path(home)
             _prepare(folder, shape)
-            yield from _compare(folder, shape, "distilling", "ours-kd", RIVALS)
-            yield from _compare(
-                folder, shape, "pretraining", "ours", {"hf-trainer": ("Hugging Face's Trainer", 1.5, True)}
-            )
+            for compare in (_one_core, _machine):
+                yield from compare(folder, shape, "distilling", "ours-kd", KD)
+                yield from compare(folder, shape, "pretraining", "ours", NTP)
     yield _shared()
 
 
-def _compare(
-    folder: Path, shape: Shape, what: str, ours: str, rivals: dict[str, tuple[str, float | None, bool]]
-) -> Iterator[Line]:
+def _one_core(folder: Path, shape: Shape, what: str, ours: str, rivals: dict[str, Rival]) -> Iterator[Line]:
+    """Tokens a CPU second of one thread, and how far above the rival any program could be on this core."""
+    from training_step import peak
+
     # Ours before and after the others, so that a machine that warms up or fills up cannot favour either side.
-    first = _measure(ours, folder, shape, foreign=False)
-    others = {way: _measure(way, folder, shape, foreign=foreign) for way, (_, _, foreign) in rivals.items()}
-    last = _measure(ours, folder, shape, foreign=False)
-    where = shape.label(taught=ours == "ours-kd")
-    for way, (name, target, _) in rivals.items():
-        found = (first, last, others[way])
-        if broken := next((one for one in found if isinstance(one, str)), None):
-            yield Line(what=f"{what}, {where}: {name}", note=broken)
+    first = _measure(ours, folder, shape)
+    others = {way: _measure(way, folder, shape, foreign=rival.foreign) for way, rival in rivals.items()}
+    last = _measure(ours, folder, shape)
+    at_most = max(peak() for _ in range(5))
+    work = _flops(shape, taught=rivals is KD)
+    for way, rival in rivals.items():
+        spent = [_of(one, "cpu") for one in (first, last, others[way])]
+        where = f"{what}, {shape.label(rivals is KD)}, one core"
+        limit = "" if isinstance(spent[2], str) else (
+            f"; the rival runs at {work / spent[2] / 1e9:.0f} of the core's {at_most / 1e9:.0f} GF/s, so at most "
+            f"{times(at_most * spent[2] / work)} was to be had"
+        )  # fmt: skip
+        yield _line(where, rival, spent[:2], spent[2], f"CPU seconds of one thread{limit}")
+
+
+def _machine(folder: Path, shape: Shape, what: str, ours: str, rivals: dict[str, Rival]) -> Iterator[Line]:
+    """Tokens a second of all cores: a study's workers, one thread each, and a trainer whose products use every core."""
+    for way, rival in rivals.items():
+        if rival.target is None:
             continue
-        seconds = [float(one) for one in found]
-        rates = 2 * TOKENS / (seconds[0] + seconds[1]), TOKENS / seconds[2]
-        ratio = rates[0] / rates[1]
-        yield Line(
-            what=f"{what}, {where}: {name}",
-            ours=f"{rates[0]:,.0f} tokens/s",
-            rival=f"{rates[1]:,.0f} tokens/s",
-            ratio=times(ratio),
-            target="-" if target is None else f"≥ {times(target)}",
-            met=None if target is None else ratio >= target,
-            note=f"CPU seconds, {TOKENS} tokens a step, student of {shape.student[0]} layers, teacher of "
-            f"{shape.teacher[0]}; {shape.steps} steps with data, logging, clipping and AdamW",
-        )
+        first = _crew(ours, folder, shape)
+        theirs = _of(_measure(way, folder, shape, threads=CORES, foreign=rival.foreign), "wall")
+        last = _crew(ours, folder, shape)
+        note = f"wall time; {CORES} runs at once, a thread each, against one process with {CORES} threads"
+        yield _line(f"{what}, {shape.label(rivals is KD)}, whole machine", rival, [first, last], theirs, note)
+
+
+def _line(where: str, rival: Rival, ours: list[float | str], theirs: float | str, note: str) -> Line:
+    """Seconds of a step against seconds of a step."""
+    if broken := next((one for one in (*ours, theirs) if isinstance(one, str)), None):
+        return Line(what=f"{where}: {rival.name}", note=broken)
+    rates = TOKENS / statistics.mean(map(float, ours)), TOKENS / float(theirs)
+    ratio = rates[0] / rates[1]
+    return Line(
+        what=f"{where}: {rival.name}",
+        ours=f"{rates[0]:,.0f} tokens/s",
+        rival=f"{rates[1]:,.0f} tokens/s",
+        ratio=times(ratio),
+        target="-" if rival.target is None else f"≥ {times(rival.target)}",
+        met=None if rival.target is None else ratio >= rival.target,
+        note=note,
+    )
+
+
+def _measure(
+    way: str, folder: Path, shape: Shape, *, threads: int = 1, foreign: bool = False, crew: tuple[str, ...] = ()
+) -> dict[str, Any] | str:
+    """CPU and wall seconds of a step, or in one line why none."""
+    python = trainers if foreign else lambda: sys.executable
+    return answer(
+        way, python, "by_training.py", way, str(folder), str(shape.steps), str(threads), *crew, seconds=900
+    )  # fmt: skip
+
+
+def _of(found: dict[str, Any] | str, clock: str) -> float | str:
+    return found if isinstance(found, str) else float(found[clock])
+
+
+def _crew(way: str, folder: Path, shape: Shape) -> float | str:
+    """Wall seconds of a step of the whole machine: as many single-threaded runs at once as it has cores."""
+    with tempfile.TemporaryDirectory() as meeting, ThreadPoolExecutor(CORES) as pool:
+        crew = (meeting, str(CORES))
+        jobs = [pool.submit(_measure, way, folder, shape, crew=crew) for _ in range(CORES)]
+        found = [_of(job.result(), "wall") for job in jobs]
+    broken = next((one for one in found if isinstance(one, str)), None)
+    return broken or statistics.harmonic_mean(map(float, found)) / CORES
+
+
+def _flops(shape: Shape, *, taught: bool) -> float:
+    """Of a step: three passes of the student, one of the teacher."""
+    student, teacher = (_arch(size, shape).approx_flops_per_token for size in (shape.student, shape.teacher))
+    return TOKENS * (3 * student + (teacher if taught else 0.0))
+
+
+def _arch(size: Size, shape: Shape) -> Any:
+    from distillscale.arch import Arch
+
+    layers, d_model = size
+    return Arch(
+        layers=layers, d_model=d_model, d_ff=-(-8 * d_model // 48) * 16, heads=d_model // 32, kv_heads=d_model // 32,
+        d_head=32, vocab=shape.vocab, context=shape.context,
+    )  # fmt: skip
 
 
 def _prepare(folder: Path, shape: Shape) -> None:
     """One corpus and one pair of models for every way."""
-    from distillscale.arch import Arch
     from distillscale.train.hf import export
     from distillscale.train.model import Transformer
     from tests.train_support import token_data
@@ -96,21 +170,10 @@ def _prepare(folder: Path, shape: Shape) -> None:
     token_data(folder / "corpus", tokens=100_000, vocab=shape.vocab)
     rows = shape.steps * TOKENS // shape.context
     np.save(folder / "tokens.npy", np.random.default_rng(0).integers(0, shape.vocab, (rows, shape.context)))
-    for name, (layers, d_model) in (("student", shape.student), ("teacher", shape.teacher)):
-        arch = Arch(
-            layers=layers, d_model=d_model, d_ff=-(-8 * d_model // 48) * 16, heads=d_model // 32,
-            kv_heads=d_model // 32, d_head=32, vocab=shape.vocab, context=shape.context,
-        )  # fmt: skip
-        model = Transformer(arch, parametrisation="standard")
+    for name, size in (("student", shape.student), ("teacher", shape.teacher)):
+        model = Transformer(_arch(size, shape), parametrisation="standard")
         model.init_weights(0)
         export(model, folder / name)
-
-
-def _measure(way: str, folder: Path, shape: Shape, *, foreign: bool) -> float | str:
-    """CPU seconds of a step, or in one line why none."""
-    python = trainers if foreign else lambda: sys.executable
-    found = answer(way, python, "by_training.py", way, str(folder), str(shape.steps), seconds=900)
-    return found if isinstance(found, str) else float(found["cpu"])
 
 
 def _shared() -> Line:

@@ -1,12 +1,13 @@
 """Runs in an environment of its own, or in ours: whole training steps of one student, alone or under a teacher.
 
-    by_training.py WAY FOLDER STEPS
+    by_training.py WAY FOLDER STEPS THREADS [MEETING PROCESSES]
 
 FOLDER holds `student/` and `teacher/` (Hugging Face folders, one shape and the same weights for all ways), `corpus/`
-and `tokens.npy` (sequences of the same length). Prints {"cpu": CPU seconds of a step}, over all steps but the first
-ones, with everything that a user of that way pays for: data, logging, clipping, optimiser. WAY: ours, ours-kd,
-hf-trainer, gkd-trainer (its best settings), gkd-default (its own, with gradient checkpointing), loop-kd (Hugging Face
-models in a plain loop), hand-kd (a lean model by hand in one).
+and `tokens.npy` (sequences of the same length). Prints {"cpu": CPU seconds of a step, "wall": its seconds}, of steps
+after the first ones and before the last, with everything that a user of that way pays for in each: data, logging,
+clipping, optimiser; no way saves or evaluates there. With a MEETING, an empty folder, it waits after the first steps
+until so many PROCESSES have come there. WAY: ours, ours-kd, hf-trainer, gkd-trainer (its best settings), gkd-default
+(its own, with gradient checkpointing), loop-kd (Hugging Face models in a plain loop), hand-kd (a lean model by hand).
 """
 
 from __future__ import annotations
@@ -29,11 +30,45 @@ import torch  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 TOKENS, LR = 2048, 1e-3  # tokens of a step
-clock: list[float] = []
+
+
+class Clock:
+    """CPU and wall seconds of steps, without the first fifth, and without the last, in which some ways end a run."""
+
+    def __init__(self, steps: int, meet: Callable[[], None]) -> None:
+        self.first, self.last, self.meet, self.count = steps // 5 + 1, steps - 1, meet, 0
+        self.begun = self.ended = (0.0, 0.0)
+
+    def tick(self) -> None:
+        self.count += 1
+        if self.count == self.first:
+            self.meet()
+            self.begun = time.process_time(), time.perf_counter()
+        if self.count == self.last:
+            self.ended = time.process_time(), time.perf_counter()
+
+    def step(self) -> dict[str, float]:
+        cpu, wall = (
+            (end - begin) / (self.last - self.first) for begin, end in zip(self.begun, self.ended, strict=True)
+        )
+        return {"cpu": cpu, "wall": wall}
+
+
+clock = Clock(0, lambda: None)
 
 
 def tick(*_: object) -> None:
-    clock.append(time.process_time())
+    clock.tick()
+
+
+def meet(place: Path, processes: int) -> None:
+    """Until all are past their first steps; one that waits in vain for a minute ends."""
+    (place / str(os.getpid())).touch()
+    end = time.monotonic() + 60
+    while len(list(place.iterdir())) < processes:
+        if time.monotonic() > end:
+            sys.exit(f"only {len(list(place.iterdir()))} of {processes} processes came")
+        time.sleep(0.001)
 
 
 def ours(folder: Path, steps: int, teacher: bool = False) -> None:
@@ -179,14 +214,16 @@ WAYS: dict[str, Callable[[Path, int], None]] = {
 
 
 def main() -> None:
-    way, folder, steps = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    torch.set_num_threads(1)
+    global clock
+    way, folder, steps, threads = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    crew = sys.argv[5:]
+    clock = Clock(steps, lambda: meet(Path(crew[0]), int(crew[1])) if crew else None)
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     WAYS[way](folder, steps)
-    if len(clock) != steps:
-        sys.exit(f"{way} made {len(clock)} steps of {steps}")
-    warm = steps // 5
-    print(json.dumps({"cpu": (clock[-1] - clock[warm]) / (steps - 1 - warm)}))
+    if clock.count != steps:
+        sys.exit(f"{way} made {clock.count} steps of {steps}")
+    print(json.dumps(clock.step()))
 
 
 if __name__ == "__main__":
