@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
-TESTS := $(BIN)/python -m pytest -n auto
+TESTS := $(BIN)/python -m pytest -n auto --dist worksteal
 
 .PHONY: demo train-demo test check lint format slow bench clean
 
