@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -279,6 +280,22 @@ def test_a_finished_studys_page(tmp_path: Path) -> None:
     prediction = titled(report, "Prediction and result").blocks[0]
     assert isinstance(prediction, Table)
     assert prediction.cells[0][0] == "yes, by 0.05 nats"
+
+
+@pytest.mark.parametrize("enough", [True, False])
+def test_a_law_says_what_its_intervals_rest_on_or_that_it_has_none(
+    enough: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not enough:
+        monkeypatch.setattr(sys.modules["distillscale.fit"], "LEAST_FREEDOM", 1000)  # clusters beyond the coefficients
+    path, _ = study_at(
+        tmp_path,
+        ("[[protocol]]", '[[size]]\nname = "d48"\nd_model = 48\n[[protocol]]'),
+        ('sizes = ["d16", "d32"]\ntokens = [1280, 2560]', 'sizes = ["d16", "d32", "d48"]\ntokens = [1280, 2560, 5120]'),
+    )
+    law = next(table for table in blocks(study_page(path, None), Table) if table.name == "coefficients-chinchilla")
+    assert any(cell is not None for row in law.cells for cell in row[2:]) == enough
+    assert law.caption.startswith("Intervals: 200 resamples of 18 clusters" if enough else "No intervals;")
 
 
 @pytest.mark.parametrize(("done", "fails"), [(0, 0), (1, 0), (3, 1), (4, 2)])

@@ -187,9 +187,10 @@ def _law_section(one: _Fitted) -> Section | None:
     found = one.found.to_json()
     intervals: Mapping[str, Any] = found["intervals"]
     cells = [(name, value, *(intervals.get(name) or (None, None))) for name, value in found["coefficients"].items()]
+    resamples = f"{one.found.bootstrap} resamples of {one.found.clusters} clusters ({one.found.cluster})"
     table = Table(
         name=f"coefficients-{one.form}", title="", columns=("coefficient", "value", "5 %", "95 %"), cells=tuple(cells),
-        caption=f"Intervals: {one.found.bootstrap} resamples of {one.found.clusters} clusters ({one.found.cluster}).",
+        caption=f"Intervals: {resamples}." if any(intervals.values()) else "No intervals; the warnings below say why.",
     )  # fmt: skip
     why = None if one.law is not None else Text(f"Not usable, because {one.reason}.")
     return section(title, why, table, *evidence_blocks(found), Points(one.found.warnings, alert=True))
