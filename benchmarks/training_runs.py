@@ -101,7 +101,13 @@ def _machine(folder: Path, shape: Shape, what: str, ours: str, rivals: dict[str,
         theirs = _of(_measure(way, folder, shape, threads=CORES, foreign=rival.foreign), "wall")
         last = _crew(ours, folder, shape)
         note = f"wall time; {CORES} runs at once, a thread each, against one process with {CORES} threads"
-        yield _line(f"{what}, {shape.label(rivals is KD)}, whole machine", rival, [first, last], theirs, note)
+        where = f"{what}, {shape.label(rivals is KD)}, whole machine"
+        yield _line(where, rival, [first, last], theirs, note)
+        if way == "gkd-default":
+            three = _crew("ours-kd-three", folder, shape)
+            ours_each = three if isinstance(three, str) else three / 3
+            yield _line(f"{where}, three students of one teacher", rival, [ours_each], theirs, f"{note}; tokens of "
+                        "all students, ours in one loop with one teacher pass, theirs one after the other")  # fmt: skip
 
 
 def _line(where: str, rival: Rival, ours: list[float | str], theirs: float | str, note: str) -> Line:

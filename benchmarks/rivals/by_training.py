@@ -6,8 +6,9 @@ FOLDER holds `student/` and `teacher/` (Hugging Face folders, one shape and the 
 and `tokens.npy` (sequences of the same length). Prints {"cpu": CPU seconds of a step, "wall": its seconds}, of steps
 after the first ones and before the last, with everything that a user of that way pays for in each: data, logging,
 clipping, optimiser; no way saves or evaluates there. With a MEETING, an empty folder, it waits after the first steps
-until so many PROCESSES have come there. WAY: ours, ours-kd, hf-trainer, gkd-trainer (its best settings), gkd-default
-(its own, with gradient checkpointing), loop-kd (Hugging Face models in a plain loop), hand-kd (a lean model by hand).
+until so many PROCESSES have come there. WAY: ours, ours-kd, ours-kd-three (students of one teacher; a step is one of
+each), hf-trainer, gkd-trainer (its best settings), gkd-default (its own, with gradient checkpointing), loop-kd (Hugging
+Face models in a plain loop), hand-kd (a lean model by hand).
 """
 
 from __future__ import annotations
@@ -71,23 +72,24 @@ def meet(place: Path, processes: int) -> None:
         time.sleep(0.001)
 
 
-def ours(folder: Path, steps: int, teacher: bool = False) -> None:
+def ours(folder: Path, steps: int, teacher: bool = False, students: int = 1) -> None:
     from distillscale.spec import RunSpec
     from distillscale.train.data import TokenData
     from distillscale.train.hf import import_model, load_teacher
-    from distillscale.train.loop import run
+    from distillscale.train.loop import run_many
 
     start = import_model(folder / "student")
     arch = start.arch
     more: dict[str, Any] = {"teacher": "teacher"} if teacher else {}
-    spec = RunSpec(
-        tokens=steps * TOKENS, batch_tokens=TOKENS, context=arch.context, layers=arch.layers,
-        d_model=arch.d_model, d_ff=arch.d_ff, heads=arch.heads, d_head=arch.d_head, lr=LR, eval_tokens=arch.context,
+    specs = [RunSpec(
+        tokens=steps * TOKENS, batch_tokens=TOKENS, context=arch.context, layers=arch.layers, d_model=arch.d_model,
+        d_ff=arch.d_ff, heads=arch.heads, d_head=arch.d_head, lr=LR / 2**student, eval_tokens=arch.context,
         parametrisation=start.parametrisation, start="student", z_weight=0.0, **more,
-    )  # fmt: skip
+    ) for student in range(students)]  # fmt: skip
     with tempfile.TemporaryDirectory() as out:
-        run(
-            spec, data=TokenData.open(folder / "corpus"), out=out, start=start, progress=tick,
+        run_many(
+            specs, data=TokenData.open(folder / "corpus"), outs=[f"{out}/{i}" for i in range(students)], start=start,
+            progress=tick,
             teacher=load_teacher(folder / "teacher") if teacher else None,
         )  # fmt: skip
 
@@ -205,6 +207,7 @@ def hand_kd(folder: Path, steps: int) -> None:
 WAYS: dict[str, Callable[[Path, int], None]] = {
     "ours": ours,
     "ours-kd": lambda folder, steps: ours(folder, steps, teacher=True),
+    "ours-kd-three": lambda folder, steps: ours(folder, steps, teacher=True, students=3),
     "hf-trainer": hf_trainer,
     "gkd-trainer": gkd_trainer,
     "gkd-default": lambda folder, steps: gkd_trainer(folder, steps, checkpointing=True),
