@@ -7,7 +7,6 @@ several students saves. Each way is a process of its own.
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import tempfile
@@ -19,6 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from report import Line, times
 from rivals.venvs import answer, trainers
+
+from distillscale.cli.options import cores
 
 TOKENS = 2048  # of a step
 Size = tuple[int, int]  # layers, d_model
@@ -51,14 +52,23 @@ class Rival(NamedTuple):
     """In an environment of its own."""
 
 
-KD = {
-    "gkd-default": Rival("TRL's GKDTrainer as it comes, with gradient checkpointing", 2.2),
-    "gkd-trainer": Rival("TRL's GKDTrainer without"),
-    "hand-kd": Rival("a plain PyTorch loop with `F.kl_div`, lean model", 1.3, foreign=False),
-    "loop-kd": Rival("a plain PyTorch loop with `F.kl_div`, Hugging Face models"),
-}
-NTP = {"hf-trainer": Rival("Hugging Face's Trainer", 1.5)}
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+class Task(NamedTuple):
+    what: str
+    ours: str
+    taught: bool
+    rivals: dict[str, Rival]
+
+
+TASKS = (
+    Task("distilling", "ours-kd", True, {
+        "gkd-default": Rival("TRL's GKDTrainer as it comes, with gradient checkpointing", 2.2),
+        "gkd-trainer": Rival("TRL's GKDTrainer without"),
+        "hand-kd": Rival("a plain PyTorch loop with `F.kl_div`, lean model", 1.3, foreign=False),
+        "loop-kd": Rival("a plain PyTorch loop with `F.kl_div`, Hugging Face models"),
+    }),
+    Task("pretraining", "ours", False, {"hf-trainer": Rival("Hugging Face's Trainer", 1.5)}),
+)  # fmt: skip
+CORES = cores()
 
 
 def lines() -> Iterator[Line]:
@@ -67,24 +77,24 @@ def lines() -> Iterator[Line]:
             folder = Path(home)
             _prepare(folder, shape)
             for compare in (_one_core, _machine):
-                yield from compare(folder, shape, "distilling", "ours-kd", KD)
-                yield from compare(folder, shape, "pretraining", "ours", NTP)
+                for task in TASKS:
+                    yield from compare(folder, shape, task)
     yield _shared()
 
 
-def _one_core(folder: Path, shape: Shape, what: str, ours: str, rivals: dict[str, Rival]) -> Iterator[Line]:
+def _one_core(folder: Path, shape: Shape, task: Task) -> Iterator[Line]:
     """Tokens a CPU second of one thread, and how far above the rival any program could be on this core."""
     from training_step import peak
 
     # Ours before and after the others, so that a machine that warms up or fills up cannot favour either side.
-    first = _measure(ours, folder, shape)
-    others = {way: _measure(way, folder, shape, foreign=rival.foreign) for way, rival in rivals.items()}
-    last = _measure(ours, folder, shape)
+    first = _measure(task.ours, folder, shape)
+    others = {way: _measure(way, folder, shape, foreign=rival.foreign) for way, rival in task.rivals.items()}
+    last = _measure(task.ours, folder, shape)
     at_most = max(peak() for _ in range(5))
-    work = _flops(shape, taught=rivals is KD)
-    for way, rival in rivals.items():
+    work = _flops(shape, taught=task.taught)
+    where = f"{task.what}, {shape.label(task.taught)}, one core"
+    for way, rival in task.rivals.items():
         spent = [_of(one, "cpu") for one in (first, last, others[way])]
-        where = f"{what}, {shape.label(rivals is KD)}, one core"
         limit = "" if isinstance(spent[2], str) else (
             f"; the rival runs at {work / spent[2] / 1e9:.0f} of the core's {at_most / 1e9:.0f} GF/s, so at most "
             f"{times(at_most * spent[2] / work)} was to be had"
@@ -92,16 +102,16 @@ def _one_core(folder: Path, shape: Shape, what: str, ours: str, rivals: dict[str
         yield _line(where, rival, spent[:2], spent[2], f"CPU seconds of one thread{limit}")
 
 
-def _machine(folder: Path, shape: Shape, what: str, ours: str, rivals: dict[str, Rival]) -> Iterator[Line]:
+def _machine(folder: Path, shape: Shape, task: Task) -> Iterator[Line]:
     """Tokens a second of all cores: a study's workers, one thread each, and a trainer whose products use every core."""
-    for way, rival in rivals.items():
+    where = f"{task.what}, {shape.label(task.taught)}, whole machine"
+    note = f"wall time; {CORES} runs at once, a thread each, against one process with {CORES} threads"
+    for way, rival in task.rivals.items():
         if rival.target is None:
             continue
-        first = _crew(ours, folder, shape)
+        first = _crew(task.ours, folder, shape)
         theirs = _of(_measure(way, folder, shape, threads=CORES, foreign=rival.foreign), "wall")
-        last = _crew(ours, folder, shape)
-        note = f"wall time; {CORES} runs at once, a thread each, against one process with {CORES} threads"
-        where = f"{what}, {shape.label(rivals is KD)}, whole machine"
+        last = _crew(task.ours, folder, shape)
         yield _line(where, rival, [first, last], theirs, note)
         if way == "gkd-default":
             three = _crew("ours-kd-three", folder, shape)
